@@ -1,0 +1,52 @@
+"""jaxrl: DDPG and PPO as pure, jitted update kernels, and a thin loop that drives Gymnasium and MuJoCo with them.
+
+Importing this costs nothing: each name below brings in its module when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "BadInput": "errors",
+    "Transition": "transition",
+    "gae": "returns",
+    "td_target": "returns",
+    "clipped_surrogate": "losses",
+    "adapt_kl_coef": "losses",
+    "kl_divergence": "distributions",
+    "PPOConfig": "ppo",
+    "PPOState": "ppo",
+    "ppo_init": "ppo",
+    "ppo_act": "ppo",
+    "ppo_update": "ppo",
+    "make_envs": "envs",
+    "RunConfig": "config",
+    "train": "run",
+    "load_policy": "policy",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from jaxrl.config import RunConfig
+    from jaxrl.distributions import kl_divergence
+    from jaxrl.envs import make_envs
+    from jaxrl.errors import BadInput
+    from jaxrl.losses import adapt_kl_coef, clipped_surrogate
+    from jaxrl.policy import load_policy
+    from jaxrl.ppo import PPOConfig, PPOState, ppo_act, ppo_init, ppo_update
+    from jaxrl.returns import gae, td_target
+    from jaxrl.run import train
+    from jaxrl.transition import Transition
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

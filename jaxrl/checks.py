@@ -1,0 +1,52 @@
+"""What a kernel can work with: spaces and numbers, checked before anything is built. Each check names the culprit, what
+is wrong with it, and what would be right."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from gymnasium import spaces
+
+from jaxrl.errors import BadInput
+
+
+def check_observation_space(space: spaces.Space) -> None:
+    """Accepts a Box of numbers, of any shape; raises BadInput for anything else, images included."""
+    if not isinstance(space, spaces.Box):
+        raise BadInput(
+            f"observation space {type(space).__name__} is not supported: it must be a Box; "
+            "gymnasium.wrappers.FlattenObservation makes one"
+        )
+    if space.dtype == np.uint8 and len(space.shape) > 1:
+        raise BadInput(
+            f"observation space of pixels, {space.shape} uint8, is not supported: the networks are fully connected "
+            "and want a vector of features"
+        )
+    if math.prod(space.shape) == 0:
+        raise BadInput(f"observation space of shape {space.shape} is empty: it must hold at least one number")
+
+
+def check_box_actions(space: spaces.Box) -> None:
+    """Accepts a Box of real vectors with finite bounds, low below high; raises BadInput for anything else."""
+    if len(space.shape) != 1 or space.shape[0] == 0 or not np.issubdtype(space.dtype, np.floating):
+        raise BadInput(f"action space Box of shape {space.shape} and {space.dtype} is not supported: real vectors are")
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise BadInput(
+            f"action space is unbounded, from {space.low.min()} to {space.high.max()}: its bounds must be finite; "
+            "gymnasium.wrappers.RescaleAction or ClipAction sets some"
+        )
+    if not (space.low < space.high).all():
+        raise BadInput("action space has a lower bound that is not below its upper bound")
+
+
+def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raises BadInput unless each named number of `config` lies in its closed range. None and tracers pass."""
+    for name, (low, high) in ranges.items():
+        number = getattr(config, name)
+        if number is None or isinstance(number, jax.core.Tracer):
+            continue
+        if not low <= number <= high:
+            bound = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+            raise BadInput(f"{name} is {number:g}: it must be {bound}")

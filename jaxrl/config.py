@@ -1,0 +1,189 @@
+"""What a run is: its settings, the checks on them, good defaults for known tasks, and their form as JSON."""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from gymnasium import spaces
+
+from jaxrl import ppo
+from jaxrl.envs import EnvLike
+from jaxrl.errors import BadInput
+from jaxrl.ppo import PPOConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything about a run but the algorithm, and in `agent` the algorithm."""
+
+    env: EnvLike = "CartPole-v1"
+    """Gymnasium id of the task."""
+    agent: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    """The algorithm and its numbers."""
+    total_steps: int = 1_000_000
+    """Environment steps to train for, over all environments; the run ends at the first update at or after it."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    num_envs: int = 8
+    """Environments that step together."""
+    num_steps: int = 256
+    """Steps of each environment per rollout, and so per update."""
+    anneal_steps: int | None = None
+    """Steps over which annealing goes to 0; none for total_steps."""
+    normalize_obs: bool = False
+    """Standardise observations with their running mean and variance."""
+    normalize_reward: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+    eval_every: int = 50_000
+    """Evaluate before the first step and at the first update at or after each multiple of this many steps."""
+    eval_episodes: int = 10
+    """Episodes of one evaluation, noise-free, in environments of their own."""
+    eval_env: EnvLike | None = None
+    """Environment to evaluate in; none for the one trained in."""
+    stop_return: float | None = None
+    """End the run once an evaluation's mean return reaches this."""
+    checkpoint_every: int = 100_000
+    """Save a checkpoint at the first update at or after each multiple of this many steps, and at the end."""
+    log_every: int = 2_048
+    """Write a row of metrics at the first update at or after each multiple of this many steps."""
+    render: bool = False
+    """Show one more episode in a window after each evaluation."""
+    run_dir: str | None = None
+    """Folder for what the run leaves behind; none for the next free runs/<algo>-<env>-seed<k>."""
+    init_from: str | None = None
+    """Start from the networks and the normaliser of the run in this folder."""
+    resume: str | None = None
+    """Continue the run in this folder."""
+
+    @property
+    def algo(self) -> str:
+        """The algorithm's name on the command line: `ppo_kl` where a KL penalty is on, else `ppo`."""
+        return "ppo_kl" if self.agent.kl_coef is not None else "ppo"
+
+    @property
+    def env_name(self) -> str:
+        """The task's id, or what a user's own environment is called."""
+        return self.env if isinstance(self.env, str) else getattr(self.env, "__name__", type(self.env).__name__)
+
+    @property
+    def algorithm_config(self) -> PPOConfig:
+        """The agent's config with the annealing horizon in updates, as a fresh state takes it."""
+        if not (self.agent.anneal_learning_rate or self.agent.anneal_clip):
+            return self.agent
+        steps = self.total_steps if self.anneal_steps is None else self.anneal_steps
+        return self.agent.replace(anneal_updates=max(1.0, steps / (self.num_envs * self.num_steps)))
+
+
+CLASSIC = {
+    "CartPole-v1": (
+        {"total_steps": 100_000, "num_envs": 8, "num_steps": 32, "eval_every": 10_000, "eval_episodes": 100},
+        {"gamma": 0.98, "gae_lambda": 0.8, "num_epochs": 20, "num_minibatches": 1, "anneal_learning_rate": True}
+        | {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
+    ),
+    "Acrobot-v1": (
+        {"total_steps": 200_000, "num_envs": 16, "num_steps": 64, "eval_every": 20_000, "eval_episodes": 20},
+        {"num_epochs": 10, "num_minibatches": 4, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
+    ),
+    "Pendulum-v1": (
+        {"total_steps": 200_000, "num_envs": 4, "num_steps": 256, "eval_every": 20_000, "eval_episodes": 20},
+        {"gamma": 0.9, "num_epochs": 10, "num_minibatches": 16}
+        | {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
+    ),
+}
+MUJOCO = {f"{task}-v{version}" for version in (4, 5) for task in (
+    "Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum",
+    "Pusher", "Reacher", "Swimmer", "Walker2d",
+)}  # fmt: skip
+MUJOCO_DEFAULTS: tuple[dict[str, Any], dict[str, Any]] = (
+    {"total_steps": 1_000_000, "num_envs": 8, "num_steps": 256, "normalize_obs": True, "normalize_reward": True}
+    | {"eval_every": 100_000},
+    {"num_epochs": 10, "num_minibatches": 32, "anneal_learning_rate": True},
+)
+
+
+def default_run(algo: str, env: str) -> RunConfig:
+    """The settings that a command starts from: the task's own where the table has them, else general ones.
+
+    Raises:
+      BadInput: no such algorithm.
+    """
+    if algo not in ("ppo", "ppo_kl"):
+        raise BadInput(f"algorithm {algo!r} is not known: it must be ppo or ppo_kl")
+    run, agent = CLASSIC.get(env) or (MUJOCO_DEFAULTS if env in MUJOCO else ({}, {}))
+    penalty = {"clip_eps": None, "kl_coef": 1.0, "kl_target": 0.01} if algo == "ppo_kl" else {}
+    return RunConfig(env=env, agent=PPOConfig(**(agent | penalty)), **run)
+
+
+def check_run(run: RunConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """Raises BadInput, in one line, if the run cannot do what its settings ask for."""
+    at_least = {"total_steps": 1, "num_envs": 1, "num_steps": 1, "eval_every": 1, "eval_episodes": 1}
+    for name, low in (at_least | {"checkpoint_every": 1, "log_every": 1, "seed": 0, "anneal_steps": 1}).items():
+        number = getattr(run, name)
+        if number is not None and number < low:
+            raise BadInput(f"{name} is {number}: it must be at least {low}")
+    if run.init_from is not None and run.resume is not None:
+        raise BadInput("init_from begins a run and resume continues one: give one of them")
+    if run.anneal_steps is not None and run.algorithm_config.anneal_updates is None:
+        raise BadInput("anneal_steps is set, but nothing anneals: add anneal_learning_rate or anneal_clip")
+    ppo.check_config(run.algorithm_config, observation_space, action_space)
+    rows = run.num_envs * run.num_steps
+    if rows % run.agent.num_minibatches or rows // run.agent.num_minibatches < 2:
+        raise BadInput(
+            f"num_minibatches {run.agent.num_minibatches} does not divide the rollout of num_envs {run.num_envs} x "
+            f"num_steps {run.num_steps} = {rows} rows into equal parts of 2 or more"
+        )
+
+
+def claim_run_dir(run: RunConfig) -> Path:
+    """Makes the run's folder, or raises BadInput where there is something in it or it cannot be made."""
+    if run.run_dir is not None:
+        folder = Path(run.run_dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise BadInput(f"run_dir {folder} is not empty: name a new folder, or continue its run with resume")
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise BadInput(f"run_dir {folder} cannot be written to ({error.strerror}): name another") from error
+        return folder
+    name = re.sub(r"[^\w.-]+", "-", f"{run.algo}-{run.env_name}-seed{run.seed}")
+    suffix = 1
+    while True:
+        folder = Path("runs") / (name if suffix == 1 else f"{name}-{suffix}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            suffix += 1
+        except OSError as error:
+            raise BadInput(f"the folder {folder} cannot be made: {error.strerror}; name one with run_dir") from error
+
+
+def run_to_json(run: RunConfig) -> dict[str, Any]:
+    """The settings as JSON-able values; an environment that is no id is recorded by name."""
+    record = dataclasses.asdict(dataclasses.replace(run, env="", eval_env=None))
+    eval_env = run.eval_env if run.eval_env is None or isinstance(run.eval_env, str) else repr(run.eval_env)
+    return {"algo": run.algo} | record | {"env": run.env_name, "eval_env": eval_env}
+
+
+def run_from_json(record: dict[str, Any]) -> RunConfig:
+    """The inverse of `run_to_json`, for runs on environments with an id."""
+    agent = dict(record["agent"], hidden_sizes=tuple(record["agent"]["hidden_sizes"]))
+    rest = {name: value for name, value in record.items() if name not in ("algo", "agent")}
+    return RunConfig(agent=PPOConfig(**agent), **rest)
+
+
+def load_run(folder: str | Path) -> RunConfig:
+    """The settings of the run in `folder`, set to resume it; BadInput where there is no run."""
+    path = Path(folder) / "config.json"
+    try:
+        return dataclasses.replace(run_from_json(json.loads(path.read_text())["run"]), resume=str(folder))
+    except FileNotFoundError as error:
+        raise BadInput(f"{folder} holds no run: there is no {path}") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error

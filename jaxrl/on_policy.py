@@ -1,0 +1,71 @@
+"""PPO's loop: collect a rollout with the current policy, update once, repeat."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrl.config import RunConfig
+from jaxrl.envs import Envs
+from jaxrl.normalize import normalize_rollout, normalizer_init, observer
+from jaxrl.ppo import PPOState, ppo_init, ppo_update
+from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, Callback, Session, Training, stream
+from jaxrl.transition import Transition
+
+
+def train_ppo(run: RunConfig, envs: Envs, run_dir: Path, callback: Callback | None) -> tuple[Training, Session]:
+    """Trains until the session says stop; returns where training stands then, and the session."""
+    config, gamma = run.algorithm_config, float(run.agent.gamma)
+    key = jax.random.key(int(stream(run.seed, NETWORK).generate_state(1)[0]))
+    state = ppo_init(key, config, envs.observation_space, envs.action_space)
+    normalizer = normalizer_init(envs.obs.shape[1], envs.num_envs, run.normalize_obs, run.normalize_reward)
+    training = Training(state, normalizer, np.random.default_rng(stream(run.seed, EXPLORATION)))
+
+    # Acting takes the parameters alone: handing over the whole state would cost more than the forward pass.
+    policy = jax.jit(state.actor.apply_fn)
+    mode = jax.jit(lambda params, obs: state.actor.apply_fn(params, obs).mode())
+    update = jax.jit(ppo_update, donate_argnums=0)
+
+    def noise_free(state: PPOState, obs: np.ndarray) -> jax.Array:
+        return mode(state.actor.params, obs)
+
+    with Session(run, run_dir, envs.observation_space, envs.action_space, noise_free, callback) as session:
+        session.begin(training)
+        envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
+        rollout, metrics = None, None
+        while session.goes_on(training, metrics):
+            rollout = _collect(envs, policy, run.num_steps, training, session, rollout)
+            training.normalizer, seen = normalize_rollout(training.normalizer, rollout, gamma)
+            training.state, metrics = update(training.state, seen)
+    return training, session
+
+
+def _collect(
+    envs: Envs,
+    policy: Callable[..., Any],
+    num_steps: int,
+    training: Training,
+    session: Session,
+    rollout: Transition | None,
+) -> Transition:
+    """Acts for `num_steps` in every environment; returns the raw transitions, `(T, N)`, in the arrays of `rollout`.
+
+    The last update may still be reading those arrays when this begins. Acting waits for its result, so nothing is
+    written before it is through.
+    """
+    see, params = observer(training.normalizer), training.state.actor.params
+    for t in range(num_steps):
+        action = policy(params, see(envs.obs)).sample(training.rng)
+        transition = envs.step(action)
+        if rollout is None:
+            columns = [None if row is None else np.empty((num_steps, *row.shape), row.dtype) for row in transition]
+            rollout = Transition(*columns)
+        for column, row in zip(rollout, transition, strict=True):
+            if column is not None:
+                column[t] = row
+        training.step += envs.num_envs if transition.valid is None else int(transition.valid.sum())
+        session.episodes(training.step, envs.finished)
+    assert rollout is not None
+    return rollout

@@ -1,0 +1,138 @@
+"""A trained policy on its own: a folder that holds all it takes to act, and nothing of how it was learned."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from gymnasium import spaces
+
+from jaxrl.checkpoint import load_arrays, save_tree, write_atomically
+from jaxrl.errors import BadInput
+from jaxrl.networks import CategoricalActor, GaussianActor, apply_function
+from jaxrl.normalize import Moments, Normalizer, observer
+
+FORMAT = 1
+ACTORS = {module.__name__: module for module in (CategoricalActor, GaussianActor)}
+
+
+class Policy:
+    """Actions for raw observations.
+
+    Attributes:
+      env: the environment's id, or what a user's own was called.
+      notes: what else the bundle records: versions, and the evaluation it had.
+    """
+
+    def __init__(
+        self, apply: Callable[..., Any], params: Any, normalizer: Normalizer, notes: dict[str, Any], action_space: Any
+    ) -> None:
+        self.env: str = notes["env"]
+        self.notes = notes
+        self._params = jax.device_put(params)
+        self._see = observer(normalizer)
+        self._act = jax.jit(apply)
+        self._greedy = jax.jit(lambda params, obs: apply(params, obs).mode())
+        self._bounds = (action_space.low, action_space.high) if isinstance(action_space, spaces.Box) else None
+
+    def __call__(self, obs: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """The most probable actions, or with `rng` sampled ones.
+
+        Args:
+          obs: raw observations as the environment gives them, `(N, ...)`.
+          rng: NumPy generator to sample with.
+
+        Returns:
+          Actions within the environment's bounds, `(N, A)` or `(N,)`.
+        """
+        obs = np.asarray(obs, np.float32)
+        seen = self._see(obs.reshape(len(obs), -1))
+        if rng is None:
+            action = np.asarray(self._greedy(self._params, seen))
+        else:
+            action = self._act(self._params, seen).sample(rng)
+        return action if self._bounds is None else np.clip(action, *self._bounds)
+
+
+def save_policy(
+    folder: Path,
+    actor: Any,
+    normalizer: Normalizer,
+    env: str,
+    observation_space: spaces.Box,
+    action_space: spaces.Space,
+    notes: dict[str, Any],
+) -> None:
+    """Writes a policy bundle: `policy.json`, to be read, and `policy.npz`, the arrays.
+
+    Args:
+      folder: made where missing; what it holds is replaced.
+      actor: TrainState of the actor.
+      normalizer: statistics that the policy's observations are standardised with.
+      env: the environment's id.
+      observation_space, action_space: those of one environment.
+      notes: anything else to record, JSON-able.
+    """
+    module = actor.apply_fn.__self__
+    settings = {name: getattr(module, name) for name in module.__dataclass_fields__ if name not in ("parent", "name")}
+    settings["dtype"] = np.dtype(settings["dtype"]).name
+    about = {
+        "format": FORMAT,
+        "env": env,
+        "actor": type(module).__name__,
+        "settings": settings,
+        "observation_shape": list(observation_space.shape),
+        "action": "box" if isinstance(action_space, spaces.Box) else "discrete",
+        **notes,
+    }
+    arrays: dict[str, Any] = {"params": actor.params}
+    if normalizer.obs is not None:
+        arrays["obs"] = normalizer.obs._asdict()
+    if isinstance(action_space, spaces.Box):
+        arrays["bounds"] = {"low": action_space.low, "high": action_space.high}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tree(folder / "policy.npz", arrays, about)
+    write_atomically(folder / "policy.json", lambda file: file.write(json.dumps(about, indent=2).encode() + b"\n"))
+
+
+def load_policy(path: str | Path) -> Policy:
+    """Reads a policy that a run left behind; it needs neither the run nor the environment.
+
+    Args:
+      path: a run's folder (its best policy, or the latest if no evaluation chose one), or a bundle's.
+
+    Returns:
+      A callable: raw observations in, environment actions out.
+
+    Raises:
+      BadInput: there is no policy, or it is damaged or of an unknown kind.
+    """
+    path = Path(path)
+    candidates = [path, path / "policy" / "best", path / "policy" / "latest"]
+    folder = next((folder for folder in candidates if (folder / "policy.npz").is_file()), None)
+    if folder is None:
+        raise BadInput(f"there is no policy in {path}: give a run's folder, or a policy's with a policy.npz in it")
+    arrays, notes = load_arrays(folder / "policy.npz")
+    if notes.get("format") != FORMAT or notes.get("actor") not in ACTORS:
+        raise BadInput(f"{folder} holds a policy of an unknown kind: this version of jaxrl reads format {FORMAT}")
+    settings = dict(notes["settings"], dtype=np.dtype(notes["settings"]["dtype"]))
+    settings["hidden_sizes"] = tuple(settings["hidden_sizes"])
+    _, apply = apply_function(ACTORS[notes["actor"]], *settings.values())
+    obs = Moments(arrays["obs.count"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
+    action_space = spaces.Box(arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
+    params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
+    return Policy(apply, params, Normalizer(obs, None, np.zeros(0)), notes, action_space)
+
+
+def _nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:
+    """`{"a.b": x}` to `{"a": {"b": x}}`."""
+    tree: dict[str, Any] = {}
+    for name, array in flat.items():
+        *path, last = name.split(".")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[last] = array
+    return tree

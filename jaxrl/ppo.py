@@ -1,0 +1,323 @@
+"""Proximal policy optimisation as a pure kernel: clipped surrogate, KL penalty (fixed or adaptive), or both.
+
+Source: Schulman et al. 2017, "Proximal policy optimization algorithms" (arXiv 1707.06347). One call of `ppo_update`
+is one update: everything that it needs beside the rollout is in the state, and nothing is kept between calls.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from flax.training.train_state import TrainState
+from gymnasium import spaces
+from jax import Array
+
+from jaxrl.checks import check_box_actions, check_numbers, check_observation_space
+from jaxrl.distributions import Categorical, DiagGaussian, kl_divergence
+from jaxrl.errors import BadInput
+from jaxrl.losses import (
+    adapt_kl_coef,
+    clipped_surrogate,
+    clipped_value_loss,
+    explained_variance,
+    standardize,
+    weighted_mean,
+)
+from jaxrl.networks import CategoricalActor, GaussianActor, Value, apply_function
+from jaxrl.optimizer import adam, descend
+from jaxrl.returns import gae
+from jaxrl.rollout import shuffled_minibatches, weigh_rollout
+from jaxrl.transition import Transition
+
+ADAM_EPS = 1e-5
+KL_COEF_RANGE = 1e-4, 1e4  # 150 halvings in a row would reach 0 and never leave it.
+INF, TINY = math.inf, 1e-12
+RANGES = {
+    "gamma": (0, 1),
+    "gae_lambda": (0, 1),
+    "clip_eps": (TINY, INF),
+    "kl_coef": (0, KL_COEF_RANGE[1]),
+    "kl_target": (TINY, INF),
+    "stop_kl": (TINY, INF),
+    "value_clip_eps": (TINY, INF),
+    "ent_coef": (0, INF),
+    "max_grad_norm": (TINY, INF),
+    "actor_learning_rate": (0, INF),
+    "critic_learning_rate": (0, INF),
+    "anneal_updates": (1, INF),
+    "num_epochs": (1, INF),
+    "num_minibatches": (1, INF),
+    "initial_log_std": (-20, 20),
+}
+
+
+@struct.dataclass
+class PPOConfig:
+    """What an update reads. Numbers are leaves: changing one compiles nothing anew. The fields below
+    `num_epochs` are static: they fix shapes or the program."""
+
+    gamma: float = 0.99
+    """Discount per step."""
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation."""
+    clip_eps: float | None = 0.2
+    """Half-width of the band around ratio 1 in the clipped surrogate; none for no clipping."""
+    kl_coef: float | None = None
+    """Coefficient of the KL(old || new) penalty, the first one where it adapts; none for no penalty."""
+    kl_target: float | None = None
+    """Mean KL divergence (nats) that each update should cause; kl_coef adapts to it. None keeps kl_coef fixed."""
+    stop_kl: float | None = None
+    """Early stop: once a minibatch's approx_kl exceeds this, the update takes no further step. None for never."""
+    value_clip_eps: float | None = None
+    """How far a value may move in one update and still gain, in units of the return; none for no clipping."""
+    ent_coef: float = 0.0
+    """Coefficient of the entropy bonus."""
+    max_grad_norm: float | None = 0.5
+    """Bound on the global norm of each network's gradient; none for no bound."""
+    actor_learning_rate: float = 3e-4
+    """Adam's learning rate for the actor."""
+    critic_learning_rate: float = 3e-4
+    """Adam's learning rate for the critic."""
+    anneal_updates: float | None = None
+    """Number of updates over which annealing goes linearly to 0; the training loop sets it."""
+    num_epochs: int = struct.field(pytree_node=False, default=10)
+    """Passes over each rollout."""
+    num_minibatches: int = struct.field(pytree_node=False, default=32)
+    """Gradient steps per pass; divides num_steps * num_envs."""
+    normalize_advantages: bool = struct.field(pytree_node=False, default=True)
+    """Standardise advantages within each minibatch."""
+    anneal_learning_rate: bool = struct.field(pytree_node=False, default=False)
+    """Anneal both learning rates linearly to 0."""
+    anneal_clip: bool = struct.field(pytree_node=False, default=False)
+    """Anneal clip_eps linearly to 0."""
+    hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
+    """Widths of the tanh layers, of actor and critic each."""
+    initial_log_std: float = struct.field(pytree_node=False, default=0.0)
+    """Log standard deviation of continuous actions at first."""
+
+
+@struct.dataclass
+class PPOState:
+    """All that one update hands to the next: two TrainStates, the KL coefficient, a JAX key, the number of updates
+    done, and the config."""
+
+    actor: TrainState
+    critic: TrainState
+    kl_coef: Array
+    key: Array
+    num_updates: Array
+    config: PPOConfig
+
+    def replace_config(self, **numbers: float) -> Self:
+        """The same state with some of the config's numbers changed; compiles nothing anew. `kl_coef` is set too."""
+        config = self.config.replace(**_strong(numbers))
+        return self.replace(config=config, kl_coef=_strong(numbers.get("kl_coef", self.kl_coef)))
+
+
+class _Rows(NamedTuple):
+    """A rollout as the minibatches see it: every field has one leading axis of T * N rows."""
+
+    obs: Array
+    action: Array
+    weight: Array
+    old_policy: Categorical | DiagGaussian
+    old_log_prob: Array
+    old_value: Array
+    advantage: Array
+    returns: Array
+
+
+def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, action_space: spaces.Space) -> PPOState:
+    """A fresh learner for one environment's spaces.
+
+    Args:
+      key: JAX key; equal keys give equal states.
+      config: checked by `check_config`.
+      observation_space: Box, of any shape; observations reach the kernel flattened, `(..., S)`.
+      action_space: Discrete, or a bounded Box of shape `(A,)`.
+
+    Returns:
+      The state. Two states of equal static config and spaces have equal tree structures.
+
+    Raises:
+      BadInput: the config or a space cannot work; one line says what is wrong and what would be right.
+    """
+    check_config(config, observation_space, action_space)
+    dtype = jnp.result_type(float)
+    if isinstance(action_space, spaces.Discrete):
+        actor = (CategoricalActor, config.hidden_sizes, int(action_space.n), int(action_space.start), dtype)
+    else:
+        actor = (GaussianActor, config.hidden_sizes, action_space.shape[0], config.initial_log_std, dtype)
+    critic = (Value, config.hidden_sizes, dtype)
+    return _fresh_state(key, _strong(config), actor, critic, math.prod(observation_space.shape))
+
+
+def ppo_act(state: PPOState, obs: Array) -> Categorical | DiagGaussian:
+    """The policy at `obs`, `(..., S)`: a distribution over actions. It does not normalise observations."""
+    return state.actor.apply_fn(state.actor.params, obs)
+
+
+def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str, Array]]:
+    """One PPO update: `num_epochs` passes of `num_minibatches` steps over a rollout, then the KL coefficient's rule.
+
+    Actor, maximised: `mean[ surrogate(ratio, A, clip_eps) - kl_coef * KL(old || new) + ent_coef * entropy ]`
+    Critic, minimised, by its own optimiser: `mean[ 0.5 * (V - R)^2 ]`, `R = A_gae + V_old`
+
+    Values, next values and the old policy are computed here from the parameters given, which must be those that
+    collected the rollout. A rollout that gives an advantage or a target that is not finite is rejected whole; a
+    gradient that is not finite skips its network's step.
+
+    Args:
+      state: from `ppo_init` or the last update. It is not consumed.
+      rollout: leading axes `(T, N)`, time first; observations as the policy saw them, actions as it chose them.
+
+    Returns:
+      The new state, and metrics, all scalars: `policy_loss value_loss entropy approx_kl clip_fraction grad_norm_actor
+      grad_norm_critic` (means over the steps taken), `kl` (exact mean KL(old || new) over the rollout after the last
+      step), `kl_coef` (that of the next update), `explained_variance` (of the old values), `gradient_steps`,
+      `skipped_updates` (steps not taken because something was not finite).
+
+    Raises:
+      AssertionError: a shape is wrong; the message names the field.
+      BadInput: the minibatches do not divide the rollout, or would hold one row.
+
+    Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1 and section 4.
+    """
+    config, actor, critic = state.config, state.actor, state.critic
+    rollout, weight = weigh_rollout(rollout, state.kl_coef.dtype)
+    key, shuffle_key = jax.random.split(state.key)
+    remaining = 1.0
+    if config.anneal_updates is not None:
+        remaining = jnp.maximum(0.0, 1 - state.num_updates / config.anneal_updates)
+    rate_scale = remaining if config.anneal_learning_rate else 1.0
+    clip_eps = config.clip_eps * remaining if config.anneal_clip else config.clip_eps
+
+    # What was: the values, and the policy that acted.
+    value = critic.apply_fn(critic.params, rollout.obs)
+    next_value = critic.apply_fn(critic.params, rollout.next_obs)
+    old_policy = actor.apply_fn(actor.params, rollout.obs)
+
+    # How much better than expected each action turned out.
+    ends = rollout.terminated, rollout.truncated
+    advantage = gae(rollout.reward, value, next_value, *ends, config.gamma, config.gae_lambda, rollout.valid)
+    returns = advantage + value
+    healthy = jnp.isfinite(advantage).all() & jnp.isfinite(returns).all()
+
+    rows = _Rows(
+        rollout.obs, rollout.action, weight, old_policy, old_policy.log_prob(rollout.action), value, advantage, returns
+    )
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+
+    def actor_loss(params: Any, batch: _Rows) -> tuple[Array, dict[str, Array]]:
+        policy = actor.apply_fn(params, batch.obs)
+        log_prob = policy.log_prob(batch.action)
+        advantage = standardize(batch.advantage, batch.weight) if config.normalize_advantages else batch.advantage
+        surrogate = clipped_surrogate(log_prob, batch.old_log_prob, advantage, clip_eps)
+        policy_loss = -weighted_mean(surrogate, batch.weight)
+        entropy = weighted_mean(policy.entropy(), batch.weight)
+        loss = policy_loss - config.ent_coef * entropy
+        if config.kl_coef is not None:
+            loss += state.kl_coef * weighted_mean(kl_divergence(batch.old_policy, policy), batch.weight)
+        log_ratio = log_prob - batch.old_log_prob
+        outside = jnp.abs(jnp.expm1(log_ratio)) > (jnp.inf if clip_eps is None else clip_eps)
+        return loss, {
+            "policy_loss": policy_loss,
+            "entropy": entropy,
+            "approx_kl": weighted_mean(jnp.expm1(log_ratio) - log_ratio, batch.weight),
+            "clip_fraction": weighted_mean(outside.astype(log_ratio.dtype), batch.weight),
+        }
+
+    def critic_loss(params: Any, batch: _Rows) -> Array:
+        value = critic.apply_fn(params, batch.obs)
+        loss = clipped_value_loss(value, batch.old_value, batch.returns, config.value_clip_eps)
+        return weighted_mean(loss, batch.weight)
+
+    def step(carry: Any, index: Array) -> tuple[Any, Any]:
+        actor, critic, go = carry
+        batch = jax.tree.map(lambda x: x[index], rows)
+        (_, info), actor_grads = jax.value_and_grad(actor_loss, has_aux=True)(actor.params, batch)
+        value_loss, critic_grads = jax.value_and_grad(critic_loss)(critic.params, batch)
+        if config.stop_kl is not None:
+            go &= info["approx_kl"] <= config.stop_kl
+        take = go & (batch.weight.sum() > 0)
+        actor, norm_a, finite_a = descend(
+            actor, actor_grads, config.actor_learning_rate * rate_scale, config.max_grad_norm, take
+        )
+        critic, norm_c, finite_c = descend(
+            critic, critic_grads, config.critic_learning_rate * rate_scale, config.max_grad_norm, take
+        )
+        info |= {"value_loss": value_loss, "grad_norm_actor": norm_a, "grad_norm_critic": norm_c}
+        return (actor, critic, go), (info, take & finite_a & finite_c, take & ~(finite_a & finite_c))
+
+    # Epochs over shuffled minibatches: one scan, so that one update is one device call.
+    carry = actor, critic, healthy
+    order = shuffled_minibatches(shuffle_key, weight.size, config.num_epochs, config.num_minibatches)
+    (actor, critic, _), (info, taken, skipped) = jax.lax.scan(step, carry, order)
+
+    # The KL penalty's rule, from the exact divergence that the update caused.
+    new_policy = actor.apply_fn(actor.params, rollout.obs)
+    kl = weighted_mean(kl_divergence(old_policy, new_policy), weight)
+    kl_coef = state.kl_coef
+    if config.kl_target is not None:
+        adapted = jnp.clip(adapt_kl_coef(kl_coef, kl, config.kl_target), *KL_COEF_RANGE)
+        kl_coef = jnp.where(taken.any(), adapted, kl_coef)
+
+    metrics = {name: weighted_mean(jnp.where(taken, x, 0), taken.astype(x.dtype)) for name, x in info.items()}
+    metrics |= {
+        "kl": kl,
+        "kl_coef": kl_coef,
+        "explained_variance": explained_variance(value, returns, weight),
+        "gradient_steps": taken.sum(),
+        "skipped_updates": jnp.where(healthy, skipped.sum(), taken.size),
+    }
+    new = state.replace(actor=actor, critic=critic, kl_coef=kl_coef, key=key, num_updates=state.num_updates + 1)
+    return new, metrics
+
+
+def check_config(config: PPOConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """Raises BadInput, in one line, if PPO with this config cannot learn on these spaces as asked."""
+    check_observation_space(observation_space)
+    if isinstance(action_space, spaces.Box):
+        check_box_actions(action_space)
+    elif not isinstance(action_space, spaces.Discrete):
+        raise BadInput(f"action space {type(action_space).__name__} is not supported: PPO takes Discrete or Box")
+    check_numbers(config, RANGES)
+    if not config.hidden_sizes or min(config.hidden_sizes) < 1:
+        raise BadInput(f"hidden_sizes {config.hidden_sizes}: it must name one or more widths of at least 1")
+    if config.kl_target is not None and (config.kl_coef is None or config.kl_coef == 0):
+        raise BadInput("kl_target adapts kl_coef, which is off: give a positive kl_coef (1.0, say) or kl_target none")
+    if config.anneal_clip and config.clip_eps is None:
+        raise BadInput("anneal_clip anneals clip_eps, which is none: give a clip_eps (0.2, say) or leave it off")
+    if (config.anneal_clip or config.anneal_learning_rate) and config.anneal_updates is None:
+        raise BadInput("annealing needs its horizon: set anneal_updates to the number of updates that it takes")
+
+
+def _strong(tree: Any) -> Any:
+    """Every number as an array of the default float type: a Python float is weakly typed and would trace anew later."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), tree)
+
+
+@functools.partial(jax.jit, static_argnames=("actor_settings", "critic_settings", "obs_dim"))
+def _fresh_state(
+    key: Array, config: PPOConfig, actor_settings: tuple[Any, ...], critic_settings: tuple[Any, ...], obs_dim: int
+) -> PPOState:
+    """Jitted, because initialisers run one by one would each be compiled on their own."""
+    actor_key, critic_key, key = jax.random.split(key, 3)
+    obs = jnp.zeros((1, obs_dim), jnp.result_type(float))
+
+    def learner(key: Array, settings: tuple[Any, ...]) -> TrainState:
+        module, apply = apply_function(*settings)
+        fresh = TrainState.create(apply_fn=apply, params=module.init(key, obs), tx=adam(ADAM_EPS))
+        return fresh.replace(step=jnp.zeros((), jnp.int32))
+
+    return PPOState(
+        actor=learner(actor_key, actor_settings),
+        critic=learner(critic_key, critic_settings),
+        kl_coef=jnp.zeros_like(config.gamma) if config.kl_coef is None else config.kl_coef,
+        key=key,
+        num_updates=jnp.zeros((), jnp.int32),
+        config=config,
+    )

@@ -1,0 +1,62 @@
+"""A whole training run from its settings: what the command line calls, and what a script can."""
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any
+
+from jaxrl.config import RunConfig, check_run, claim_run_dir
+from jaxrl.envs import make_envs
+from jaxrl.evaluate import Evaluation
+from jaxrl.normalize import Normalizer
+from jaxrl.on_policy import train_ppo
+from jaxrl.session import Callback
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run ends with.
+
+    Attributes:
+      state: the learner's state, for more calls of the kernel.
+      normalizer: statistics that its observations are standardised with.
+      evaluations: all of them, in order.
+      step: environment steps taken.
+      run_dir: the folder with everything else.
+    """
+
+    state: Any
+    normalizer: Normalizer
+    evaluations: list[Evaluation]
+    step: int
+    run_dir: Path
+
+
+def train(run: RunConfig, callback: Callback | None = None) -> Result:
+    """Trains as `run` says, and leaves its folder behind.
+
+    Args:
+      run: the settings; with `resume` set, those that `jaxrl.config.load_run` gives.
+      callback: called after each update with a Snapshot; returning False from it ends the run cleanly.
+
+    Returns:
+      The result.
+
+    Raises:
+      BadInput: the settings cannot work; nothing has been written then.
+      KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM (exit code 143), once a checkpoint is saved.
+    """
+    envs = make_envs(run.env, run.num_envs, run.seed)
+    try:
+        check_run(run, envs.observation_space, envs.action_space)
+        run_dir = claim_run_dir(run) if run.resume is None else Path(run.resume)
+        training, session = train_ppo(run, envs, run_dir, callback)
+    finally:
+        envs.close()
+    if session.stopped_by is signal.SIGINT:
+        raise KeyboardInterrupt
+    if session.stopped_by is signal.SIGTERM:
+        raise SystemExit(128 + signal.SIGTERM)
+    return Result(training.state, training.normalizer, session.evaluations, training.step, run_dir)
+
+

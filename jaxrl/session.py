@@ -1,0 +1,293 @@
+"""All that happens around a training loop, in one place: evaluation, checkpoints, logs, stops. A loop calls
+`Session.goes_on` where its state is whole, and stops when told to."""
+
+import dataclasses
+import json
+import platform
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from jaxrl.checkpoint import load_tree, save_tree, write_atomically
+from jaxrl.config import RunConfig, run_to_json
+from jaxrl.envs import FinishedEpisode, make_envs
+from jaxrl.errors import BadInput
+from jaxrl.evaluate import Evaluation, evaluate, make_eval_envs
+from jaxrl.normalize import Normalizer, observer
+from jaxrl.policy import save_policy
+from jaxrl.runlog import RunLog
+
+# What each purpose's random stream is called among a seed's children. Numbers are never reused or changed.
+NETWORK, ENVIRONMENTS, EXPLORATION, EVALUATION, SHOW = range(5)
+PACKAGES = "jaxrl-kernels", "jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco", "numpy"
+
+
+def stream(seed: int, purpose: int, step: int = 0) -> np.random.SeedSequence:
+    """The random stream of one purpose, begun at one step; runs with neighbouring seeds share none."""
+    return np.random.SeedSequence(seed, spawn_key=(purpose, step))
+
+
+@dataclasses.dataclass
+class Training:
+    """What a loop hands from one update to the next, and a checkpoint keeps.
+
+    Attributes:
+      state: the learner's pytree.
+      normalizer: statistics of observations and returns.
+      rng: generator of the exploration.
+      step: environment steps taken.
+    """
+
+    state: Any
+    normalizer: Normalizer
+    rng: np.random.Generator
+    step: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What a callback sees after each update: copies, to keep or to change.
+
+    Attributes:
+      step: environment steps taken.
+      state, normalizer: the learner now.
+      metrics: of the last update, by name.
+      evaluations: all up to now.
+      run_dir: the run's folder.
+    """
+
+    step: int
+    state: Any
+    normalizer: Normalizer
+    metrics: dict[str, float]
+    evaluations: list[Evaluation]
+    run_dir: Path
+
+
+Callback = Callable[[Snapshot], Any]
+
+
+class Session:
+    """One run's surroundings, from its folder to its last checkpoint. Use it as a context manager.
+
+    While it is open in the main thread, Ctrl-C and SIGTERM ask the loop to stop at its next call of `goes_on`, which
+    then saves a checkpoint; a second Ctrl-C interrupts at once.
+
+    Args:
+      run: the run's settings.
+      run_dir: the run's folder; it exists.
+      observation_space, action_space: those of one environment.
+      act: jitted, from the state and normalised observations `(N, S)` to noise-free actions.
+      callback: called with a Snapshot after each update; returning False ends the run.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        run_dir: Path,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        act: Callable[[Any, Any], Any],
+        callback: Callback | None = None,
+    ) -> None:
+        self.run, self.run_dir = run, run_dir
+        self.evaluations: list[Evaluation] = []
+        self.stopped_by: signal.Signals | None = None
+        self._spaces = observation_space, action_space
+        self._act, self._callback = act, callback
+        self._eval_envs = make_eval_envs(run.env if run.eval_env is None else run.eval_env, run.eval_episodes)
+        self._pending: list[dict[str, Any]] = []
+        # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
+        self._evaluated = self._saved = self._logged = -1
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {kind: signal.signal(kind, self._stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for kind, handler in self._handlers.items():
+            signal.signal(kind, handler)
+        self._eval_envs.close()
+        if hasattr(self, "_log"):
+            self._log.close()
+
+    def begin(self, training: Training) -> None:
+        """Starts the logs; restores `training` in place where the run resumes or starts from another's networks."""
+        wall_time = 0.0
+        if self.run.resume is not None:
+            wall_time = self._restore(training)
+        else:
+            if self.run.init_from is not None:
+                _adopt(Path(self.run.init_from), training)
+            about = {"run": run_to_json(self.run), "versions": versions(), "device": str(jax.devices()[0])}
+            text = json.dumps(about, indent=2).encode() + b"\n"
+            write_atomically(self.run_dir / "config.json", lambda file: file.write(text))
+            (self.run_dir / "checkpoints").mkdir()
+        self._log = RunLog(self.run_dir, self.run.total_steps, training.step, wall_time)
+        if self.run.resume is not None:
+            self._log.say(f"resuming {self.run_dir} at step {training.step:,}; unfinished episodes start anew")
+        else:
+            self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.run_dir}")
+
+    def episodes(self, step: int, finished: Sequence[FinishedEpisode]) -> None:
+        """Logs the episodes that ended at `step`."""
+        if finished:
+            self._log.episodes(step, finished)
+
+    def goes_on(self, training: Training, metrics: dict[str, Any] | None = None) -> bool:
+        """Does whatever is due at this step; False when the loop must end.
+
+        Args:
+          training: where the loop stands; everything in it belongs to the same step.
+          metrics: of the update that led here, scalars still on the device; None where there was none.
+        """
+        run, step = self.run, training.step
+        over = step >= run.total_steps
+        if metrics is not None:
+            self._pending.append(metrics)
+            if over or step // run.log_every > self._logged // run.log_every:
+                self._write_metrics(step)
+        if self.stopped_by is None and (over or step // run.eval_every > self._evaluated // run.eval_every):
+            if step != self._evaluated:
+                over |= self._evaluate(training)
+        if self._callback is not None and metrics is not None:
+            over |= self._callback(self._snapshot(training, metrics)) is False
+        over |= self.stopped_by is not None
+        if over or (step > 0 and step // run.checkpoint_every > max(self._saved, 0) // run.checkpoint_every):
+            self._save(training)
+        if over:
+            self._finish(training)
+        return not over
+
+    def _stop(self, kind: int, frame: FrameType | None) -> None:
+        if self.stopped_by is not None and kind == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stopped_by = signal.Signals(kind)
+
+    def _write_metrics(self, step: int) -> None:
+        rows = jax.device_get(self._pending)
+        row = {name: float(np.mean([each[name] for each in rows])) for name in rows[0]}
+        row["kl_coef"] = float(rows[-1]["kl_coef"])
+        row["skipped_updates"] = float(sum(each["skipped_updates"] for each in rows))
+        if row["skipped_updates"]:
+            self._log.say(f"step {step:,}: {row['skipped_updates']:.0f} gradient steps skipped: not finite")
+        self._log.metrics(step, row)
+        self._pending, self._logged = [], step
+
+    def _evaluate(self, training: Training) -> bool:
+        """Evaluates, keeps the best policy, and says whether the run has reached what it was to reach."""
+        see = observer(training.normalizer)
+        seed = stream(self.run.seed, EVALUATION, training.step)
+        returns, _ = evaluate(
+            lambda obs: np.asarray(self._act(training.state, see(obs))),
+            self._eval_envs,
+            self.run.eval_episodes,
+            seed,
+        )
+        spread = returns.mean(), returns.std(), returns.min(), returns.max()
+        evaluation = Evaluation(training.step, *map(float, spread), len(returns), self._log.wall_time)
+        # Of equals the latest: it has learned longer.
+        if evaluation.mean_return >= max((each.mean_return for each in self.evaluations), default=-np.inf):
+            self._save_policy("best", training, evaluation)
+        self.evaluations.append(evaluation)
+        self._evaluated = training.step
+        self._log.evaluation(evaluation)
+        if self.run.render:
+            self._show(training)
+        return self.run.stop_return is not None and evaluation.mean_return >= self.run.stop_return
+
+    def _show(self, training: Training) -> None:
+        envs = make_envs(self.run.env, 1, stream(self.run.seed, SHOW, training.step), render_mode="human")
+        see = observer(training.normalizer)
+        while not envs.finished and self.stopped_by is None:
+            envs.step(np.asarray(self._act(training.state, see(envs.obs))))
+        envs.close()
+
+    def _save_policy(self, name: str, training: Training, evaluation: Evaluation | None) -> None:
+        notes = {
+            "step": training.step,
+            "evaluation": evaluation and evaluation._asdict(),
+            "versions": versions(),
+        }
+        actor = training.state.actor
+        save_policy(self.run_dir / "policy" / name, actor, training.normalizer, self.run.env_name, *self._spaces, notes)
+
+    def _save(self, training: Training) -> None:
+        tree = {"state": training.state, "normalizer": training.normalizer}
+        notes = {
+            "algo": self.run.algo,
+            "env": self.run.env_name,
+            "step": training.step,
+            "rng": training.rng.bit_generator.state,
+            "evaluations": self.evaluations,
+            "marks": [self._evaluated, self._logged],
+            "wall_time": self._log.wall_time,
+        }
+        save_tree(self.run_dir / "checkpoints" / "latest.npz", tree, notes)
+        self._saved = training.step
+
+    def _restore(self, training: Training) -> float:
+        like = {"state": training.state, "normalizer": training.normalizer}
+        tree, notes = load_tree(self.run_dir / "checkpoints" / "latest.npz", like)
+        training.state, training.normalizer = tree["state"], tree["normalizer"]
+        training.normalizer = training.normalizer._replace(discounted=np.zeros(self.run.num_envs))
+        training.rng.bit_generator.state = notes["rng"]
+        training.step = self._saved = notes["step"]
+        self._evaluated, self._logged = notes["marks"]
+        self.evaluations = [Evaluation(*each) for each in notes["evaluations"]]
+        return notes["wall_time"]
+
+    def _snapshot(self, training: Training, metrics: dict[str, Any]) -> Snapshot:
+        numbers = {name: float(value) for name, value in metrics.items()}
+        state = jax.tree.map(jnp.copy, training.state)
+        return Snapshot(training.step, state, training.normalizer, numbers, list(self.evaluations), self.run_dir)
+
+    def _finish(self, training: Training) -> None:
+        if self._pending:
+            self._write_metrics(training.step)
+        last = next((each for each in self.evaluations if each.step == training.step), None)
+        self._save_policy("latest", training, last)
+        if self.stopped_by is not None:
+            resume = f"--resume {self.run_dir}"
+            self._log.say(f"stopped by {self.stopped_by.name} at step {training.step:,}; continue with {resume}")
+        else:
+            self._log.say(f"done: {training.step:,} steps in {self._log.wall_time:,.1f} s, in {self.run_dir}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run's numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _adopt(source: Path, training: Training) -> None:
+    """Starts `training` from the networks and the observation statistics of the run in `source`."""
+    path = source / "checkpoints" / "latest.npz"
+    actor, critic = training.state.actor, training.state.critic
+    params, _ = load_tree(path, {"state": {"actor": {"params": actor.params}, "critic": {"params": critic.params}}}, partly=True)
+    training.state = training.state.replace(
+        actor=actor.replace(params=params["state"]["actor"]["params"]),
+        critic=critic.replace(params=params["state"]["critic"]["params"]),
+    )
+    if training.normalizer.obs is not None:
+        try:
+            found, _ = load_tree(path, {"normalizer": {"obs": training.normalizer.obs}}, partly=True)
+        except BadInput as error:
+            raise BadInput(f"{source} did not normalise observations as this run does: set normalize_obs alike") from error
+        training.normalizer = training.normalizer._replace(obs=found["normalizer"]["obs"])
