@@ -1,21 +1,22 @@
 """PPO's loop: collect a rollout with the current policy, update once, repeat."""
 
+import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.config import RunConfig
 from jaxrl.envs import Envs
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
-from jaxrl.ppo import PPOState, ppo_init, ppo_update
+from jaxrl.ppo import METRICS, PPOState, ppo_init, ppo_update
 from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, Callback, Session, Training, stream
 from jaxrl.transition import Transition
 
 
-def train_ppo(run: RunConfig, envs: Envs, run_dir: Path, callback: Callback | None) -> tuple[Training, Session]:
+def train_ppo(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Training, Session]:
     """Trains until the session says stop; returns where training stands then, and the session."""
     config, gamma = run.algorithm_config, float(run.agent.gamma)
     key = jax.random.key(int(stream(run.seed, NETWORK).generate_state(1)[0]))
@@ -26,12 +27,17 @@ def train_ppo(run: RunConfig, envs: Envs, run_dir: Path, callback: Callback | No
     # Acting takes the parameters alone: handing over the whole state would cost more than the forward pass.
     policy = jax.jit(state.actor.apply_fn)
     mode = jax.jit(lambda params, obs: state.actor.apply_fn(params, obs).mode())
-    update = jax.jit(ppo_update, donate_argnums=0)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: PPOState, rollout: Transition) -> tuple[PPOState, jax.Array]:
+        state, metrics = ppo_update(state, rollout)
+        return state, jnp.stack([metrics[name].astype(jnp.float32) for name in METRICS])
 
     def noise_free(state: PPOState, obs: np.ndarray) -> jax.Array:
         return mode(state.actor.params, obs)
 
-    with Session(run, run_dir, envs.observation_space, envs.action_space, noise_free, callback) as session:
+    spaces = envs.observation_space, envs.action_space
+    with Session(run, *spaces, noise_free, METRICS, callback) as session:
         session.begin(training)
         envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
         rollout, metrics = None, None

@@ -37,6 +37,16 @@ class Policy:
         self._greedy = jax.jit(lambda params, obs: apply(params, obs).mode())
         self._bounds = (action_space.low, action_space.high) if isinstance(action_space, spaces.Box) else None
 
+    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        """Raises BadInput unless an environment with these spaces is one that this policy can act in."""
+        wanted = tuple(self.notes["observation_shape"]), self.notes["action"]
+        found = observation_space.shape, _action_kind(action_space)
+        if wanted != found:
+            raise BadInput(
+                f"the policy takes observations of shape {wanted[0]} and gives {wanted[1]} actions; the environment has "
+                f"{found[0]} and takes {found[1]}"
+            )
+
     def __call__(self, obs: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """The most probable actions, or with `rng` sampled ones.
 
@@ -84,7 +94,7 @@ def save_policy(
         "actor": type(module).__name__,
         "settings": settings,
         "observation_shape": list(observation_space.shape),
-        "action": "box" if isinstance(action_space, spaces.Box) else "discrete",
+        "action": _action_kind(action_space),
         **notes,
     }
     arrays: dict[str, Any] = {"params": actor.params}
@@ -124,6 +134,12 @@ def load_policy(path: str | Path) -> Policy:
     action_space = spaces.Box(arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
     params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
     return Policy(apply, params, Normalizer(obs, None, np.zeros(0)), notes, action_space)
+
+
+def _action_kind(space: spaces.Space) -> str:
+    if isinstance(space, spaces.Discrete):
+        return f"Discrete {space.n} from {space.start}"
+    return f"{type(space).__name__} {list(space.shape or ())}"
 
 
 def _nested(flat: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -32,6 +32,20 @@ from jaxrl.returns import gae
 from jaxrl.rollout import shuffled_minibatches, weigh_rollout
 from jaxrl.transition import Transition
 
+METRICS = (
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "kl",
+    "approx_kl",
+    "clip_fraction",
+    "explained_variance",
+    "kl_coef",
+    "grad_norm_actor",
+    "grad_norm_critic",
+    "gradient_steps",
+    "skipped_updates",
+)
 ADAM_EPS = 1e-5
 KL_COEF_RANGE = 1e-4, 1e4  # 150 halvings in a row would reach 0 and never leave it.
 INF, TINY = math.inf, 1e-12

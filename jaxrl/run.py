@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from jaxrl.config import RunConfig, check_run, claim_run_dir
+from jaxrl.config import RunConfig, check_settings
 from jaxrl.envs import make_envs
 from jaxrl.evaluate import Evaluation
 from jaxrl.normalize import Normalizer
@@ -46,17 +46,16 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
       BadInput: the settings cannot work; nothing has been written then.
       KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM (exit code 143), once a checkpoint is saved.
     """
+    check_settings(run)
     envs = make_envs(run.env, run.num_envs, run.seed)
     try:
-        check_run(run, envs.observation_space, envs.action_space)
-        run_dir = claim_run_dir(run) if run.resume is None else Path(run.resume)
-        training, session = train_ppo(run, envs, run_dir, callback)
+        training, session = train_ppo(run, envs, callback)
     finally:
         envs.close()
     if session.stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
     if session.stopped_by is signal.SIGTERM:
         raise SystemExit(128 + signal.SIGTERM)
-    return Result(training.state, training.normalizer, session.evaluations, training.step, run_dir)
+    return Result(training.state, training.normalizer, session.evaluations, training.step, session.run_dir)
 
 

@@ -27,16 +27,17 @@ class RunLog:
 
     Args:
       run_dir: the run's folder.
+      metric_names: columns of metrics.csv.
       total_steps: where the run ends.
       step, wall_time: where it starts: 0, or where a resumed run was saved; rows after that step are dropped.
     """
 
-    def __init__(self, run_dir: Path, total_steps: int, step: int = 0, wall_time: float = 0.0) -> None:
+    def __init__(self, run_dir: Path, metric_names: Sequence[str], total_steps: int, step: int, wall_time: float) -> None:
         self._began = time.perf_counter() - wall_time
-        self._run_dir, self._step = run_dir, step
         self._files = {
             "episodes": _Table(run_dir / "episodes.csv", EPISODE_COLUMNS, step),
             "evaluations": _Table(run_dir / "evaluations.csv", Evaluation._fields, step),
+            "metrics": _Table(run_dir / "metrics.csv", ("step", *metric_names, "wall_time"), step),
         }
         self._board = SummaryWriter(str(run_dir), purge_step=step + 1 if step else None, flush_secs=10)
         self._recent: deque[float] = deque(maxlen=100)
@@ -58,8 +59,6 @@ class RunLog:
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes a row of the update's metrics, and writes all that has come in since the last."""
-        if "metrics" not in self._files:
-            self._files["metrics"] = _Table(self._run_dir / "metrics.csv", ("step", *metrics, "wall_time"), self._step)
         row = (step, *(f"{value:.8g}" for value in metrics.values()), f"{self.wall_time:.3f}")
         self._files["metrics"].add(row)
         for name, value in metrics.items():

@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 
 from jaxrl.checkpoint import load_tree, save_tree, write_atomically
-from jaxrl.config import RunConfig, run_to_json
+from jaxrl.config import RunConfig, claim_run_dir, run_to_json
 from jaxrl.envs import FinishedEpisode, make_envs
 from jaxrl.errors import BadInput
 from jaxrl.evaluate import Evaluation, evaluate, make_eval_envs
@@ -84,28 +84,28 @@ class Session:
 
     Args:
       run: the run's settings.
-      run_dir: the run's folder; it exists.
       observation_space, action_space: those of one environment.
       act: jitted, from the state and normalised observations `(N, S)` to noise-free actions.
+      metric_names: of the numbers that come with each update.
       callback: called with a Snapshot after each update; returning False ends the run.
     """
 
     def __init__(
         self,
         run: RunConfig,
-        run_dir: Path,
         observation_space: spaces.Space,
         action_space: spaces.Space,
         act: Callable[[Any, Any], Any],
+        metric_names: Sequence[str],
         callback: Callback | None = None,
     ) -> None:
-        self.run, self.run_dir = run, run_dir
+        self.run = run
         self.evaluations: list[Evaluation] = []
         self.stopped_by: signal.Signals | None = None
         self._spaces = observation_space, action_space
-        self._act, self._callback = act, callback
+        self._act, self._metric_names, self._callback = act, metric_names, callback
         self._eval_envs = make_eval_envs(run.env if run.eval_env is None else run.eval_env, run.eval_episodes)
-        self._pending: list[dict[str, Any]] = []
+        self._pending: list[Any] = []
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
         self._evaluated = self._saved = self._logged = -1
         self._handlers: dict[signal.Signals, Any] = {}
@@ -123,18 +123,21 @@ class Session:
             self._log.close()
 
     def begin(self, training: Training) -> None:
-        """Starts the logs; restores `training` in place where the run resumes or starts from another's networks."""
+        """Makes the run's folder and starts the logs; where the run resumes, or starts from another's networks, brings
+        `training` there. Whatever was wrong with the settings has been said before anything is written."""
         wall_time = 0.0
         if self.run.resume is not None:
+            self.run_dir = Path(self.run.resume)
             wall_time = self._restore(training)
         else:
             if self.run.init_from is not None:
                 _adopt(Path(self.run.init_from), training)
+            self.run_dir = claim_run_dir(self.run)
             about = {"run": run_to_json(self.run), "versions": versions(), "device": str(jax.devices()[0])}
             text = json.dumps(about, indent=2).encode() + b"\n"
             write_atomically(self.run_dir / "config.json", lambda file: file.write(text))
             (self.run_dir / "checkpoints").mkdir()
-        self._log = RunLog(self.run_dir, self.run.total_steps, training.step, wall_time)
+        self._log = RunLog(self.run_dir, self._metric_names, self.run.total_steps, training.step, wall_time)
         if self.run.resume is not None:
             self._log.say(f"resuming {self.run_dir} at step {training.step:,}; unfinished episodes start anew")
         else:
@@ -145,12 +148,13 @@ class Session:
         if finished:
             self._log.episodes(step, finished)
 
-    def goes_on(self, training: Training, metrics: dict[str, Any] | None = None) -> bool:
+    def goes_on(self, training: Training, metrics: jax.Array | None = None) -> bool:
         """Does whatever is due at this step; False when the loop must end.
 
         Args:
           training: where the loop stands; everything in it belongs to the same step.
-          metrics: of the update that led here, scalars still on the device; None where there was none.
+          metrics: of the update that led here, `(len(metric_names),)`, still on the device: one array, because each
+            that is fetched costs as much as the rest of a step. None where there was no update.
         """
         run, step = self.run, training.step
         over = step >= run.total_steps
@@ -176,11 +180,10 @@ class Session:
         self.stopped_by = signal.Signals(kind)
 
     def _write_metrics(self, step: int) -> None:
-        rows = jax.device_get(self._pending)
-        row = {name: float(np.mean([each[name] for each in rows])) for name in rows[0]}
-        row["kl_coef"] = float(rows[-1]["kl_coef"])
-        row["skipped_updates"] = float(sum(each["skipped_updates"] for each in rows))
+        rows = np.array(jax.device_get(self._pending), np.float64)
+        row = dict(zip(self._metric_names, map(float, rows.mean(0)), strict=True))
         if row["skipped_updates"]:
+            row["skipped_updates"] *= len(rows)
             self._log.say(f"step {step:,}: {row['skipped_updates']:.0f} gradient steps skipped: not finite")
         self._log.metrics(step, row)
         self._pending, self._logged = [], step
@@ -248,8 +251,8 @@ class Session:
         self.evaluations = [Evaluation(*each) for each in notes["evaluations"]]
         return notes["wall_time"]
 
-    def _snapshot(self, training: Training, metrics: dict[str, Any]) -> Snapshot:
-        numbers = {name: float(value) for name, value in metrics.items()}
+    def _snapshot(self, training: Training, metrics: jax.Array) -> Snapshot:
+        numbers = dict(zip(self._metric_names, map(float, np.asarray(metrics)), strict=True))
         state = jax.tree.map(jnp.copy, training.state)
         return Snapshot(training.step, state, training.normalizer, numbers, list(self.evaluations), self.run_dir)
 

@@ -1,0 +1,238 @@
+"""The command line: flags to settings, mistakes to one line. The command `jaxrl` and the scripts in experiments/ are
+this module.
+
+JAX is imported late, because what suits a machine with few cores must be set before it.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jaxrl.errors import BadInput
+
+if TYPE_CHECKING:
+    from jaxrl.config import RunConfig
+    from jaxrl.flags import EvaluateFlags
+
+T = TypeVar("T")
+USAGE = """usage: jaxrl train --algo {ppo,ppo_kl} --env ID [OPTIONS]
+       jaxrl evaluate RUN_DIR [OPTIONS]
+each lists its options with --help"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `jaxrl`. Returns the exit code."""
+    commands: dict[str, Callable[[Sequence[str]], int]] = {"train": train_command, "evaluate": evaluate_command}
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in commands:
+        return commands[argv[0]](argv[1:])
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    return _complain(BadInput(f"there is no command {argv[0]!r}: it must be {' or '.join(commands)}"))
+
+
+def train_command(argv: Sequence[str] | None = None) -> int:
+    """Trains as the flags say.
+
+    Returns:
+      The exit code: 0 done, 2 bad input, 130 after Ctrl-C; SIGTERM raises SystemExit with 143.
+    """
+
+    def command() -> None:
+        run = parse_run(sys.argv[1:] if argv is None else argv)
+        if run.render:
+            _check_display()
+        from jaxrl.run import train
+
+        train(run)
+
+    return _run(command)
+
+
+def evaluate_command(argv: Sequence[str] | None = None) -> int:
+    """Runs a saved policy as the flags say. Returns the exit code: 0 done, 2 bad input, 130 after Ctrl-C."""
+
+    def command() -> None:
+        from jaxrl.flags import EvaluateFlags
+
+        _evaluate(_parse(EvaluateFlags, sys.argv[1:] if argv is None else argv, prog="evaluate.py"))
+
+    return _run(command)
+
+
+def parse_run(argv: Sequence[str]) -> "RunConfig":
+    """The settings that the flags of `train` ask for; `--algo` and `--env` choose the defaults of the others.
+
+    Raises:
+      BadInput: a flag or a value that cannot be.
+      SystemExit: after `--help`.
+    """
+    from jaxrl.config import default_run, load_run
+    from jaxrl.flags import TrainFlags
+
+    first, _ = _some_flags(argv, **{"--algo": "ppo", "--env": "CartPole-v1", "--resume": None})
+    if first.resume is not None and not {"-h", "--help"} & set(argv):
+        return _resumed(load_run(first.resume), argv)
+    default = TrainFlags.of(first.algo, default_run(first.algo, first.env))
+    return _parse(TrainFlags, argv, prog="train.py", default=default).run()
+
+
+def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
+    """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it."""
+    given, others = _some_flags(argv, **{"--resume": None, "--total-steps": str(run.total_steps)})
+    if others:
+        raise BadInput(f"{others[0]} cannot be given with --resume: the run keeps its settings, all but --total-steps")
+    try:
+        total_steps = int(_spelled_out(given.total_steps))
+    except ValueError as error:
+        raise BadInput(f"--total-steps {given.total_steps} is no whole number") from error
+    if total_steps != run.total_steps and run.algorithm_config.anneal_updates is not None and run.anneal_steps is None:
+        raise BadInput("--total-steps cannot change in a run that anneals over it: only one with --anneal-steps can")
+    return dataclasses.replace(run, total_steps=total_steps)
+
+
+def _some_flags(argv: Sequence[str], **flags: str | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag, default in flags.items():
+        parser.add_argument(flag, default=default)
+    try:
+        return parser.parse_known_args(list(argv))
+    except (argparse.ArgumentError, SystemExit) as error:
+        raise BadInput(f"{error}; see --help") from error
+
+
+def _parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) -> T:
+    """tyro's parser, its boxed complaints turned into one line, `none` accepted beside `None`, and 1e6 for 1000000."""
+    import tyro
+
+    words = [_spelled_out(word) for word in argv]
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=words, prog=prog, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        # A box: its lines up to the rule say what is wrong; where similar flags exist, the next part names them.
+        parts = re.split(r"─{5,}", complaint.getvalue().partition("╮")[2])
+        texts = [" ".join(re.sub(r"[│╰╯─]", " ", part).split()) for part in parts]
+        near = next((text for text in texts if text.startswith("Perhaps you meant")), "")
+        hint = f"; perhaps you meant {' or '.join(re.findall(r'--[a-z][a-z-]*', near))}" if near else ""
+        raise BadInput(f"{texts[0].rstrip('.')}{hint}; see {prog} --help") from None
+
+
+def _spelled_out(word: str) -> str:
+    """`none` as tyro wants it, and `1e6` as the whole number that it is."""
+    if word.lower() == "none":
+        return "None"
+    if re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", word) and float(word).is_integer():
+        return str(int(float(word)))
+    return word
+
+
+def _evaluate(flags: "EvaluateFlags") -> None:
+    import numpy as np
+
+    from jaxrl.envs import make_envs
+    from jaxrl.evaluate import evaluate, make_eval_envs
+    from jaxrl.policy import load_policy
+
+    if flags.episodes < 1:
+        raise BadInput(f"--episodes is {flags.episodes}: it must be at least 1")
+    if flags.render and flags.video is not None:
+        raise BadInput("--render shows the episodes and --video films them: give one of the two")
+    if flags.render:
+        _check_display()
+    policy = load_policy(flags.run_dir)
+    env = flags.env or policy.env
+    options: dict[str, Any] = {}
+    if flags.max_episode_steps is not None:
+        options["max_episode_steps"] = flags.max_episode_steps
+    if flags.render:
+        envs = make_envs(env, 1, 0, render_mode="human", **options)
+    elif flags.video is not None:
+        envs = make_envs(_filmed(env, Path(flags.video), options), 1, 0)
+    else:
+        envs = make_eval_envs(env, flags.episodes, **options)
+    policy.check_spaces(envs.observation_space, envs.action_space)
+    rng = np.random.default_rng(flags.seed) if flags.stochastic else None
+    returns, lengths = evaluate(lambda obs: policy(obs, rng), envs, flags.episodes, flags.seed)
+    envs.close()
+    for episode_return, length in zip(returns, lengths, strict=True):
+        print(f"return {episode_return:.1f}, {length} steps")
+    print(f"{env}: mean return {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes")
+
+
+def _filmed(env: str, folder: Path, options: dict[str, Any]) -> Callable[[], Any]:
+    """A factory for one environment that writes a film of every episode into `folder`."""
+    import gymnasium as gym
+
+    from jaxrl.envs import find_spec
+
+    find_spec(env)
+    try:
+        import moviepy  # noqa: F401
+    except ImportError as error:
+        raise BadInput("--video needs moviepy: pip install 'jaxrl-kernels[video]'") from error
+    if folder.is_dir() and any(folder.iterdir()):
+        raise BadInput(f"--video {folder} is not empty: name a new folder")
+
+    def make() -> Any:
+        filmed = gym.make(env, render_mode="rgb_array", **options)
+        return gym.wrappers.RecordVideo(filmed, str(folder), episode_trigger=lambda _: True)
+
+    return make
+
+
+def _check_display() -> None:
+    """Windows need a screen; without one, pygame and MuJoCo's viewer fail in ways that say nothing."""
+    shown = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
+    if sys.platform.startswith("linux") and not shown:
+        raise BadInput("--render needs a screen and there is none; evaluate.py --video DIR makes a film instead")
+
+
+def _run(command: Callable[[], None]) -> int:
+    _prepare_jax()
+    try:
+        command()
+    except BadInput as error:
+        return _complain(error)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _complain(error: BadInput) -> int:
+    print(f"jaxrl: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def _prepare_jax() -> None:
+    """Settings of JAX that suit the commands; whatever the user set in the environment stays as it is.
+
+    The compilation cache makes a second start fast: by default it skips what compiles in under a second, which is all
+    that we have.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        folder = os.path.join(base, "jaxrl", "xla")
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            os.chmod(folder, 0o700)
+        except OSError:  # A home that cannot be written to costs the cache, not the run.
+            return
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
