@@ -25,7 +25,7 @@ _HOME = {
     "load_policy": "policy",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from jaxrl.config import RunConfig

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.errors import BadInput
@@ -21,7 +22,7 @@ def write_atomically(path: Path, write: Any) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -67,9 +68,9 @@ def load_tree(path: Path, like: Any, partly: bool = False) -> tuple[Any, dict[st
             )
         if not isinstance(expected, jax.Array):
             return array
-        if jax.dtypes.issubdtype(expected.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(expected))
-        return jax.numpy.array(array)
+        if jnp.issubdtype(expected.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(expected))
+        return jnp.array(array)
 
     restored = [restore(name, leaf) for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), restored), notes
@@ -94,6 +95,6 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def _plain(leaf: Any) -> Any:
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
     return leaf

@@ -2,6 +2,7 @@
 is wrong with it, and what would be right."""
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,12 @@ def check_box_actions(space: spaces.Box) -> None:
         raise BadInput("action space has a lower bound that is not below its upper bound")
 
 
+POSITIVE = math.ulp(0.0), sys.float_info.max
+NOT_NEGATIVE = 0.0, sys.float_info.max
+COUNT = 1.0, sys.float_info.max
+FRACTION = 0.0, 1.0
+
+
 def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Raises BadInput unless each named number of `config` lies in its closed range. None and tracers pass."""
     for name, (low, high) in ranges.items():
@@ -48,5 +55,6 @@ def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> Non
         if number is None or isinstance(number, jax.core.Tracer):
             continue
         if not low <= number <= high:
-            bound = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
+            bound = f"at least {low:g} and finite" if high == sys.float_info.max else f"between {low:g} and {high:g}"
+            bound = "positive and finite" if (low, high) == POSITIVE else bound
             raise BadInput(f"{name} is {number:g}: it must be {bound}")

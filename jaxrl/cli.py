@@ -110,7 +110,7 @@ def _some_flags(argv: Sequence[str], **flags: str | None) -> tuple[argparse.Name
 
 
 def _parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) -> T:
-    """tyro's parser, its boxed complaints turned into one line, `none` accepted beside `None`, and 1e6 for 1000000."""
+    """Tyro's parser, its boxed complaints turned into one line, `none` accepted beside `None`, and 1e6 for 1000000."""
     import tyro
 
     words = [_spelled_out(word) for word in argv]
@@ -222,14 +222,13 @@ def _prepare_jax() -> None:
     that we have.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        folder = os.path.join(base, "jaxrl", "xla")
         try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            os.chmod(folder, 0o700)
-        except OSError:  # A home that cannot be written to costs the cache, not the run.
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrl" / "xla"
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        except (OSError, RuntimeError):  # No home, or one that cannot be written to, costs the cache, not the run.
             return
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 

@@ -81,7 +81,7 @@ class DiagGaussian:
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
     def kl_divergence(self, other: Self) -> Array:
-        """`sum_i [ log(t_i / s_i) + (s_i^2 + (m_i - n_i)^2) / (2 t_i^2) - 1/2 ]` (nats) from `other`, N(n, t^2); `(...)`.
+        """`sum_i [ log(t_i / s_i) + (s_i^2 + (m_i - n_i)^2) / (2 t_i^2) - 1/2 ]` (nats) with `other` N(n, t^2).
 
         Written with `expm1`, so that a small divergence does not vanish in the rounding of `s^2 / t^2 - 1`.
         """

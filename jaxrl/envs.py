@@ -27,7 +27,7 @@ EnvLike = str | Callable[[], gym.Env] | VectorEnv
 class FinishedEpisode(NamedTuple):
     """One episode that ended on the last step: which environment's, the sum of its rewards, its number of steps."""
 
-    index: int
+    env_index: int
     episode_return: float
     episode_length: int
 

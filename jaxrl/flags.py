@@ -1,7 +1,7 @@
 """The flags of the commands, as dataclasses that tyro reads: their comments are the `--help`."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -9,7 +9,6 @@ from jaxrl.config import RunConfig
 from jaxrl.ppo import PPOConfig
 
 
-@dataclasses.dataclass(frozen=True)
 class PPOFlags(PPOConfig):
     """The algorithm. Whoever sets one of these finds it acting, or is told why it cannot."""
 
@@ -64,5 +63,5 @@ class EvaluateFlags:
     """Folder to write a film of each episode to."""
 
 
-def _fields(instance: RunConfig | PPOConfig) -> dict[str, object]:
+def _fields(instance: RunConfig | PPOConfig) -> dict[str, Any]:
     return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}

@@ -1,4 +1,4 @@
-"""What PPO maximises and watches: the clipped surrogate, the KL coefficient's rule, and weighted statistics over rows."""
+"""What PPO optimises and watches: surrogate, value loss, the KL coefficient's rule, weighted statistics over rows."""
 
 import chex
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def clipped_value_loss(value: Array, old_value: Array, returns: Array, value_cli
         chex.assert_shape(argument, jnp.shape(value), custom_message=f"{name} must be shaped like value")
     error = jnp.square(value - returns)
     if value_clip_eps is not None:
-        near = old_value + jnp.clip(value - old_value, -value_clip_eps, value_clip_eps)
+        near = old_value + jnp.clip(value - old_value, -jnp.asarray(value_clip_eps), value_clip_eps)
         error = jnp.maximum(error, jnp.square(near - returns))
     return 0.5 * error
 

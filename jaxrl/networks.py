@@ -46,7 +46,7 @@ class CategoricalActor(nn.Module):
 
 
 class GaussianActor(nn.Module):
-    """Observations `(..., S)` to a DiagGaussian over `(..., A)`; the log-std is a parameter, the same for every state."""
+    """Observations `(..., S)` to a DiagGaussian over `(..., A)`; the log-std is a parameter, whatever the state."""
 
     hidden_sizes: tuple[int, ...]
     action_dim: int
@@ -56,9 +56,7 @@ class GaussianActor(nn.Module):
     @nn.compact
     def __call__(self, obs: Array) -> DiagGaussian:
         mean = _dense(self.action_dim, 0.01, self.dtype)(_Trunk(self.hidden_sizes, self.dtype)(obs))
-        log_std = self.param(
-            "log_std", nn.initializers.constant(self.initial_log_std), (self.action_dim,), self.dtype
-        )
+        log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.action_dim,), self.dtype)
         return DiagGaussian(mean, jnp.broadcast_to(log_std, mean.shape))
 
 

@@ -17,9 +17,9 @@ EPSILON = 1e-8
 
 
 class Moments(NamedTuple):
-    """Count, mean and population variance of the vectors seen so far, in float64."""
+    """Number, mean and population variance of the vectors seen so far, in float64."""
 
-    count: np.ndarray
+    seen: np.ndarray
     mean: np.ndarray
     var: np.ndarray
 
@@ -53,7 +53,7 @@ def moments_update(moments: Moments, x: np.ndarray) -> Moments:
     if len(x) == 0:
         return moments
     x = np.asarray(x, np.float64)
-    n, b = moments.count, len(x)
+    n, b = moments.seen, len(x)
     shift = x.mean(0) - moments.mean
     mean = moments.mean + shift * (b / (n + b))
     var = (n * moments.var + b * x.var(0) + np.square(shift) * (n * b / (n + b))) / (n + b)

@@ -1,4 +1,4 @@
-"""Adam as every kernel uses it: one cached transformation, the rate given at each step, non-finite gradients skipped."""
+"""Adam as every kernel uses it: cached, its rate given at each step, steps along non-finite gradients not taken."""
 
 import functools
 

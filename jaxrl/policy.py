@@ -43,7 +43,7 @@ class Policy:
         found = observation_space.shape, _action_kind(action_space)
         if wanted != found:
             raise BadInput(
-                f"the policy takes observations of shape {wanted[0]} and gives {wanted[1]} actions; the environment has "
+                f"the policy takes observations {wanted[0]} and gives {wanted[1]} actions; the environment has "
                 f"{found[0]} and takes {found[1]}"
             )
 
@@ -71,7 +71,7 @@ def save_policy(
     actor: Any,
     normalizer: Normalizer,
     env: str,
-    observation_space: spaces.Box,
+    observation_space: spaces.Space,
     action_space: spaces.Space,
     notes: dict[str, Any],
 ) -> None:
@@ -93,7 +93,7 @@ def save_policy(
         "env": env,
         "actor": type(module).__name__,
         "settings": settings,
-        "observation_shape": list(observation_space.shape),
+        "observation_shape": list(observation_space.shape or ()),
         "action": _action_kind(action_space),
         **notes,
     }
@@ -130,7 +130,7 @@ def load_policy(path: str | Path) -> Policy:
     settings = dict(notes["settings"], dtype=np.dtype(notes["settings"]["dtype"]))
     settings["hidden_sizes"] = tuple(settings["hidden_sizes"])
     _, apply = apply_function(ACTORS[notes["actor"]], *settings.values())
-    obs = Moments(arrays["obs.count"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
+    obs = Moments(arrays["obs.seen"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
     action_space = spaces.Box(arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
     params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
     return Policy(apply, params, Normalizer(obs, None, np.zeros(0)), notes, action_space)

@@ -14,8 +14,17 @@ from flax import struct
 from flax.training.train_state import TrainState
 from gymnasium import spaces
 from jax import Array
+from jax.typing import ArrayLike
 
-from jaxrl.checks import check_box_actions, check_numbers, check_observation_space
+from jaxrl.checks import (
+    COUNT,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    check_box_actions,
+    check_numbers,
+    check_observation_space,
+)
 from jaxrl.distributions import Categorical, DiagGaussian, kl_divergence
 from jaxrl.errors import BadInput
 from jaxrl.losses import (
@@ -48,28 +57,26 @@ METRICS = (
 )
 ADAM_EPS = 1e-5
 KL_COEF_RANGE = 1e-4, 1e4  # 150 halvings in a row would reach 0 and never leave it.
-INF, TINY = math.inf, 1e-12
 RANGES = {
-    "gamma": (0, 1),
-    "gae_lambda": (0, 1),
-    "clip_eps": (TINY, INF),
-    "kl_coef": (0, KL_COEF_RANGE[1]),
-    "kl_target": (TINY, INF),
-    "stop_kl": (TINY, INF),
-    "value_clip_eps": (TINY, INF),
-    "ent_coef": (0, INF),
-    "max_grad_norm": (TINY, INF),
-    "actor_learning_rate": (0, INF),
-    "critic_learning_rate": (0, INF),
-    "anneal_updates": (1, INF),
-    "num_epochs": (1, INF),
-    "num_minibatches": (1, INF),
-    "initial_log_std": (-20, 20),
+    "gamma": FRACTION,
+    "gae_lambda": FRACTION,
+    "clip_eps": POSITIVE,
+    "kl_coef": (0.0, KL_COEF_RANGE[1]),
+    "kl_target": POSITIVE,
+    "stop_kl": POSITIVE,
+    "value_clip_eps": POSITIVE,
+    "ent_coef": NOT_NEGATIVE,
+    "max_grad_norm": POSITIVE,
+    "actor_learning_rate": NOT_NEGATIVE,
+    "critic_learning_rate": NOT_NEGATIVE,
+    "anneal_updates": COUNT,
+    "num_epochs": COUNT,
+    "num_minibatches": COUNT,
+    "initial_log_std": (-20.0, 20.0),
 }
 
 
-@struct.dataclass
-class PPOConfig:
+class PPOConfig(struct.PyTreeNode):
     """What an update reads. Numbers are leaves: changing one compiles nothing anew. The fields below
     `num_epochs` are static: they fix shapes or the program."""
 
@@ -113,8 +120,7 @@ class PPOConfig:
     """Log standard deviation of continuous actions at first."""
 
 
-@struct.dataclass
-class PPOState:
+class PPOState(struct.PyTreeNode):
     """All that one update hands to the next: two TrainStates, the KL coefficient, a JAX key, the number of updates
     done, and the config."""
 
@@ -161,12 +167,13 @@ def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, act
     """
     check_config(config, observation_space, action_space)
     dtype = jnp.result_type(float)
+    actor: tuple[Any, ...]
     if isinstance(action_space, spaces.Discrete):
-        actor = (CategoricalActor, config.hidden_sizes, int(action_space.n), int(action_space.start), dtype)
+        actor = CategoricalActor, config.hidden_sizes, int(action_space.n), int(action_space.start), dtype
     else:
-        actor = (GaussianActor, config.hidden_sizes, action_space.shape[0], config.initial_log_std, dtype)
-    critic = (Value, config.hidden_sizes, dtype)
-    return _fresh_state(key, _strong(config), actor, critic, math.prod(observation_space.shape))
+        actor = GaussianActor, config.hidden_sizes, math.prod(action_space.shape or ()), config.initial_log_std, dtype
+    critic = Value, config.hidden_sizes, dtype
+    return _fresh_state(key, _strong(config), actor, critic, math.prod(observation_space.shape or ()))
 
 
 def ppo_act(state: PPOState, obs: Array) -> Categorical | DiagGaussian:
@@ -200,80 +207,46 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
 
     Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1 and section 4.
     """
-    config, actor, critic = state.config, state.actor, state.critic
+    config = state.config
     rollout, weight = weigh_rollout(rollout, state.kl_coef.dtype)
     key, shuffle_key = jax.random.split(state.key)
-    remaining = 1.0
-    if config.anneal_updates is not None:
-        remaining = jnp.maximum(0.0, 1 - state.num_updates / config.anneal_updates)
-    rate_scale = remaining if config.anneal_learning_rate else 1.0
-    clip_eps = config.clip_eps * remaining if config.anneal_clip else config.clip_eps
+    rates, clip_eps = _annealed(state)
 
     # What was: the values, and the policy that acted.
-    value = critic.apply_fn(critic.params, rollout.obs)
-    next_value = critic.apply_fn(critic.params, rollout.next_obs)
-    old_policy = actor.apply_fn(actor.params, rollout.obs)
+    value = state.critic.apply_fn(state.critic.params, rollout.obs)
+    next_value = state.critic.apply_fn(state.critic.params, rollout.next_obs)
+    old_policy = ppo_act(state, rollout.obs)
+    old_log_prob = old_policy.log_prob(rollout.action)
 
     # How much better than expected each action turned out.
-    ends = rollout.terminated, rollout.truncated
-    advantage = gae(rollout.reward, value, next_value, *ends, config.gamma, config.gae_lambda, rollout.valid)
+    flags = rollout.terminated, rollout.truncated
+    advantage = gae(rollout.reward, value, next_value, *flags, config.gamma, config.gae_lambda, rollout.valid)
     returns = advantage + value
     healthy = jnp.isfinite(advantage).all() & jnp.isfinite(returns).all()
 
-    rows = _Rows(
-        rollout.obs, rollout.action, weight, old_policy, old_policy.log_prob(rollout.action), value, advantage, returns
-    )
+    # Epochs over shuffled minibatches: one scan, so that one update is one device call.
+    rows = _Rows(rollout.obs, rollout.action, weight, old_policy, old_log_prob, value, advantage, returns)
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
-    def actor_loss(params: Any, batch: _Rows) -> tuple[Array, dict[str, Array]]:
-        policy = actor.apply_fn(params, batch.obs)
-        log_prob = policy.log_prob(batch.action)
-        advantage = standardize(batch.advantage, batch.weight) if config.normalize_advantages else batch.advantage
-        surrogate = clipped_surrogate(log_prob, batch.old_log_prob, advantage, clip_eps)
-        policy_loss = -weighted_mean(surrogate, batch.weight)
-        entropy = weighted_mean(policy.entropy(), batch.weight)
-        loss = policy_loss - config.ent_coef * entropy
-        if config.kl_coef is not None:
-            loss += state.kl_coef * weighted_mean(kl_divergence(batch.old_policy, policy), batch.weight)
-        log_ratio = log_prob - batch.old_log_prob
-        outside = jnp.abs(jnp.expm1(log_ratio)) > (jnp.inf if clip_eps is None else clip_eps)
-        return loss, {
-            "policy_loss": policy_loss,
-            "entropy": entropy,
-            "approx_kl": weighted_mean(jnp.expm1(log_ratio) - log_ratio, batch.weight),
-            "clip_fraction": weighted_mean(outside.astype(log_ratio.dtype), batch.weight),
-        }
-
-    def critic_loss(params: Any, batch: _Rows) -> Array:
-        value = critic.apply_fn(params, batch.obs)
-        loss = clipped_value_loss(value, batch.old_value, batch.returns, config.value_clip_eps)
-        return weighted_mean(loss, batch.weight)
-
-    def step(carry: Any, index: Array) -> tuple[Any, Any]:
+    def step(carry: tuple[TrainState, TrainState, Array], index: Array) -> tuple[Any, Any]:
         actor, critic, go = carry
         batch = jax.tree.map(lambda x: x[index], rows)
-        (_, info), actor_grads = jax.value_and_grad(actor_loss, has_aux=True)(actor.params, batch)
-        value_loss, critic_grads = jax.value_and_grad(critic_loss)(critic.params, batch)
+        (_, info), actor_grads = jax.value_and_grad(_actor_loss, has_aux=True)(actor.params, state, batch, clip_eps)
+        value_loss, critic_grads = jax.value_and_grad(_critic_loss)(critic.params, state, batch)
         if config.stop_kl is not None:
             go &= info["approx_kl"] <= config.stop_kl
         take = go & (batch.weight.sum() > 0)
-        actor, norm_a, finite_a = descend(
-            actor, actor_grads, config.actor_learning_rate * rate_scale, config.max_grad_norm, take
-        )
-        critic, norm_c, finite_c = descend(
-            critic, critic_grads, config.critic_learning_rate * rate_scale, config.max_grad_norm, take
-        )
-        info |= {"value_loss": value_loss, "grad_norm_actor": norm_a, "grad_norm_critic": norm_c}
-        return (actor, critic, go), (info, take & finite_a & finite_c, take & ~(finite_a & finite_c))
+        actor, norm_actor, actor_finite = descend(actor, actor_grads, rates[0], config.max_grad_norm, take)
+        critic, norm_critic, critic_finite = descend(critic, critic_grads, rates[1], config.max_grad_norm, take)
+        info |= {"value_loss": value_loss, "grad_norm_actor": norm_actor, "grad_norm_critic": norm_critic}
+        finite = actor_finite & critic_finite
+        return (actor, critic, go), (info, take & finite, take & ~finite)
 
-    # Epochs over shuffled minibatches: one scan, so that one update is one device call.
-    carry = actor, critic, healthy
     order = shuffled_minibatches(shuffle_key, weight.size, config.num_epochs, config.num_minibatches)
-    (actor, critic, _), (info, taken, skipped) = jax.lax.scan(step, carry, order)
+    (actor, critic, _), (info, taken, skipped) = jax.lax.scan(step, (state.actor, state.critic, healthy), order)
 
     # The KL penalty's rule, from the exact divergence that the update caused.
-    new_policy = actor.apply_fn(actor.params, rollout.obs)
-    kl = weighted_mean(kl_divergence(old_policy, new_policy), weight)
+    kl = weighted_mean(kl_divergence(old_policy, actor.apply_fn(actor.params, rollout.obs)), weight)
     kl_coef = state.kl_coef
     if config.kl_target is not None:
         adapted = jnp.clip(adapt_kl_coef(kl_coef, kl, config.kl_target), *KL_COEF_RANGE)
@@ -289,6 +262,50 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
     }
     new = state.replace(actor=actor, critic=critic, kl_coef=kl_coef, key=key, num_updates=state.num_updates + 1)
     return new, metrics
+
+
+def _actor_loss(params: Any, state: PPOState, batch: _Rows, clip_eps: ArrayLike | None) -> tuple[Array, dict[str, Any]]:
+    """`-mean[ surrogate - kl_coef * KL(old || new) + ent_coef * entropy ]`, and what to report of it."""
+    config = state.config
+    policy = state.actor.apply_fn(params, batch.obs)
+    log_prob = policy.log_prob(batch.action)
+    advantage = standardize(batch.advantage, batch.weight) if config.normalize_advantages else batch.advantage
+    surrogate = clipped_surrogate(log_prob, batch.old_log_prob, advantage, clip_eps)
+    policy_loss = -weighted_mean(surrogate, batch.weight)
+    entropy = weighted_mean(policy.entropy(), batch.weight)
+    loss = policy_loss - config.ent_coef * entropy
+    if config.kl_coef is not None:
+        loss += state.kl_coef * weighted_mean(kl_divergence(batch.old_policy, policy), batch.weight)
+    log_ratio = log_prob - batch.old_log_prob
+    outside = jnp.abs(jnp.expm1(log_ratio)) > (jnp.inf if clip_eps is None else clip_eps)
+    return loss, {
+        "policy_loss": policy_loss,
+        "entropy": entropy,
+        "approx_kl": weighted_mean(jnp.expm1(log_ratio) - log_ratio, batch.weight),
+        "clip_fraction": weighted_mean(outside.astype(log_ratio.dtype), batch.weight),
+    }
+
+
+def _critic_loss(params: Any, state: PPOState, batch: _Rows) -> Array:
+    """`mean[ 0.5 * (V - R)^2 ]`, pessimistic where a value moved further than `value_clip_eps`."""
+    value = state.critic.apply_fn(params, batch.obs)
+    loss = clipped_value_loss(value, batch.old_value, batch.returns, state.config.value_clip_eps)
+    return weighted_mean(loss, batch.weight)
+
+
+def _annealed(state: PPOState) -> tuple[tuple[ArrayLike, ArrayLike], ArrayLike | None]:
+    """The learning rates of actor and critic, and `clip_eps`, of this update."""
+    config = state.config
+    rates: tuple[ArrayLike, ArrayLike] = config.actor_learning_rate, config.critic_learning_rate
+    clip_eps: ArrayLike | None = config.clip_eps
+    if config.anneal_updates is None:
+        return rates, clip_eps
+    remaining = jnp.maximum(0.0, 1 - state.num_updates / config.anneal_updates)
+    if config.anneal_learning_rate:
+        rates = config.actor_learning_rate * remaining, config.critic_learning_rate * remaining
+    if config.anneal_clip and config.clip_eps is not None:
+        clip_eps = config.clip_eps * remaining
+    return rates, clip_eps
 
 
 def check_config(config: PPOConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -330,7 +347,7 @@ def _fresh_state(
     return PPOState(
         actor=learner(actor_key, actor_settings),
         critic=learner(critic_key, critic_settings),
-        kl_coef=jnp.zeros_like(config.gamma) if config.kl_coef is None else config.kl_coef,
+        kl_coef=jnp.zeros_like(config.gamma) if config.kl_coef is None else jnp.asarray(config.kl_coef),
         key=key,
         num_updates=jnp.zeros((), jnp.int32),
         config=config,

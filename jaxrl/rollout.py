@@ -44,7 +44,7 @@ def weigh_rollout(rollout: Transition, dtype: Any) -> tuple[Transition, Array]:
     def blank(x: Array) -> Array:
         return jnp.where(valid.reshape(shape + (1,) * (jnp.ndim(x) - 2)), x, jnp.zeros_like(x))
 
-    return Transition(*map(blank, rollout[:-1]), valid=valid), valid.astype(dtype)
+    return jax.tree.map(blank, rollout)._replace(valid=valid), valid.astype(dtype)
 
 
 def shuffled_minibatches(key: Array, num_rows: int, num_epochs: int, num_minibatches: int) -> Array:

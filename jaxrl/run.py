@@ -57,5 +57,3 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
     if session.stopped_by is signal.SIGTERM:
         raise SystemExit(128 + signal.SIGTERM)
     return Result(training.state, training.normalizer, session.evaluations, training.step, session.run_dir)
-
-

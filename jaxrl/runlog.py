@@ -32,7 +32,9 @@ class RunLog:
       step, wall_time: where it starts: 0, or where a resumed run was saved; rows after that step are dropped.
     """
 
-    def __init__(self, run_dir: Path, metric_names: Sequence[str], total_steps: int, step: int, wall_time: float) -> None:
+    def __init__(
+        self, run_dir: Path, metric_names: Sequence[str], total_steps: int, step: int, wall_time: float
+    ) -> None:
         self._began = time.perf_counter() - wall_time
         self._files = {
             "episodes": _Table(run_dir / "episodes.csv", EPISODE_COLUMNS, step),

@@ -162,9 +162,9 @@ class Session:
             self._pending.append(metrics)
             if over or step // run.log_every > self._logged // run.log_every:
                 self._write_metrics(step)
-        if self.stopped_by is None and (over or step // run.eval_every > self._evaluated // run.eval_every):
-            if step != self._evaluated:
-                over |= self._evaluate(training)
+        due = step != self._evaluated and (over or step // run.eval_every > self._evaluated // run.eval_every)
+        if due and self.stopped_by is None:
+            over |= self._evaluate(training)
         if self._callback is not None and metrics is not None:
             over |= self._callback(self._snapshot(training, metrics)) is False
         over |= self.stopped_by is not None
@@ -198,8 +198,15 @@ class Session:
             self.run.eval_episodes,
             seed,
         )
-        spread = returns.mean(), returns.std(), returns.min(), returns.max()
-        evaluation = Evaluation(training.step, *map(float, spread), len(returns), self._log.wall_time)
+        evaluation = Evaluation(
+            training.step,
+            mean_return=float(returns.mean()),
+            std_return=float(returns.std()),
+            min_return=float(returns.min()),
+            max_return=float(returns.max()),
+            episodes=len(returns),
+            wall_time=self._log.wall_time,
+        )
         # Of equals the latest: it has learned longer.
         if evaluation.mean_return >= max((each.mean_return for each in self.evaluations), default=-np.inf):
             self._save_policy("best", training, evaluation)
@@ -283,7 +290,9 @@ def _adopt(source: Path, training: Training) -> None:
     """Starts `training` from the networks and the observation statistics of the run in `source`."""
     path = source / "checkpoints" / "latest.npz"
     actor, critic = training.state.actor, training.state.critic
-    params, _ = load_tree(path, {"state": {"actor": {"params": actor.params}, "critic": {"params": critic.params}}}, partly=True)
+    params, _ = load_tree(
+        path, {"state": {"actor": {"params": actor.params}, "critic": {"params": critic.params}}}, partly=True
+    )
     training.state = training.state.replace(
         actor=actor.replace(params=params["state"]["actor"]["params"]),
         critic=critic.replace(params=params["state"]["critic"]["params"]),
@@ -292,5 +301,7 @@ def _adopt(source: Path, training: Training) -> None:
         try:
             found, _ = load_tree(path, {"normalizer": {"obs": training.normalizer.obs}}, partly=True)
         except BadInput as error:
-            raise BadInput(f"{source} did not normalise observations as this run does: set normalize_obs alike") from error
+            raise BadInput(
+                f"{source} did not normalise observations as this run does: set normalize_obs alike"
+            ) from error
         training.normalizer = training.normalizer._replace(obs=found["normalizer"]["obs"])
