@@ -54,7 +54,7 @@ def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> Non
         number = getattr(config, name)
         if number is None or isinstance(number, jax.core.Tracer):
             continue
-        if not low <= number <= high:
+        if not np.all((low <= np.asarray(number)) & (np.asarray(number) <= high)):
             bound = f"at least {low:g} and finite" if high == sys.float_info.max else f"between {low:g} and {high:g}"
             bound = "positive and finite" if (low, high) == POSITIVE else bound
-            raise BadInput(f"{name} is {number:g}: it must be {bound}")
+            raise BadInput(f"{name} is {number}: it must be {bound}")

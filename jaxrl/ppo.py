@@ -132,9 +132,18 @@ class PPOState(struct.PyTreeNode):
     config: PPOConfig
 
     def replace_config(self, **numbers: float) -> Self:
-        """The same state with some of the config's numbers changed; compiles nothing anew. `kl_coef` is set too."""
-        config = self.config.replace(**_strong(numbers))
-        return self.replace(config=config, kl_coef=_strong(numbers.get("kl_coef", self.kl_coef)))
+        """The same state with some of the config's numbers changed, `kl_coef` in use included; compiles nothing anew.
+
+        Raises:
+          BadInput: one of them is static, or off (None) in this state, or out of its range.
+        """
+        for name in numbers:
+            if not isinstance(getattr(self.config, name, None), jax.Array):
+                raise BadInput(f"{name} is no number of this state's config: what is static or off is set at ppo_init")
+        arrays = {name: jnp.asarray(number, self.kl_coef.dtype) for name, number in numbers.items()}
+        config = self.config.replace(**arrays)
+        check_numbers(config, RANGES)
+        return self.replace(config=config, kl_coef=arrays.get("kl_coef", self.kl_coef))
 
 
 class _Rows(NamedTuple):

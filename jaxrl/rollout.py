@@ -26,20 +26,21 @@ def weigh_rollout(rollout: Transition, dtype: Any) -> tuple[Transition, Array]:
     Raises:
       AssertionError: a shape is wrong; the message names the field.
     """
-    shape = jnp.shape(rollout.reward)
-    chex.assert_rank(rollout.reward, 2, custom_message="rollout.reward must be (T, N)")
+    # T and N are what most fields say, so that the odd one out gets the blame.
+    leading = [jnp.shape(field)[:2] for field in rollout if field is not None]
+    shape = max(leading, key=leading.count)
     chex.assert_shape(rollout.obs, (*shape, None), custom_message="rollout.obs must be (T, N, S)")
     chex.assert_shape(rollout.next_obs, jnp.shape(rollout.obs), custom_message="rollout.next_obs must be like obs")
     chex.assert_shape(rollout.action, (*shape, ...), custom_message="rollout.action must be (T, N) or (T, N, A)")
-    for name in ("terminated", "truncated", "valid"):
-        flag = getattr(rollout, name)
-        if flag is not None:
-            chex.assert_shape(flag, shape, custom_message=f"rollout.{name} must be (T, N)")
+    for name in ("reward", "terminated", "truncated", "valid"):
+        field = getattr(rollout, name)
+        if field is not None:
+            chex.assert_shape(field, shape, custom_message=f"rollout.{name} must be (T, N)")
     real = {name: jnp.asarray(getattr(rollout, name), dtype) for name in ("obs", "reward", "next_obs")}
-    rollout = rollout._replace(**real)
-    if rollout.valid is None:
+    rollout = jax.tree.map(jnp.asarray, rollout)._replace(**real)
+    valid = rollout.valid
+    if valid is None:
         return rollout, jnp.ones(shape, dtype)
-    valid = jnp.asarray(rollout.valid)
 
     def blank(x: Array) -> Array:
         return jnp.where(valid.reshape(shape + (1,) * (jnp.ndim(x) - 2)), x, jnp.zeros_like(x))

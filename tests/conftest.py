@@ -1,0 +1,31 @@
+"""Shared fixtures."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+
+@contextlib.contextmanager
+def _float_width(bits: int) -> Iterator[None]:
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", bits == 64)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture(params=[64, 32], ids=["float64", "float32"])
+def tolerance(request: pytest.FixtureRequest) -> Iterator[float]:
+    """Runs the test in float64 and in float32; the value is the relative error that is allowed there."""
+    with _float_width(request.param):
+        yield 1e-10 if request.param == 64 else 1e-5
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Runs the test in float64."""
+    with _float_width(64):
+        yield
