@@ -91,6 +91,7 @@ CLASSIC = {
         | {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
     ),
 }
+KL_COEF = {"CartPole-v1": 20.0}  # Elsewhere 1. Below 10, a fixed penalty lets some seeds of CartPole collapse.
 MUJOCO = {f"{task}-v{version}" for version in (4, 5) for task in (
     "Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum",
     "Pusher", "Reacher", "Swimmer", "Walker2d",
@@ -111,7 +112,7 @@ def default_run(algo: str, env: str) -> RunConfig:
     if algo not in ("ppo", "ppo_kl"):
         raise BadInput(f"algorithm {algo!r} is not known: it must be ppo or ppo_kl")
     run, agent = CLASSIC.get(env) or (MUJOCO_DEFAULTS if env in MUJOCO else ({}, {}))
-    penalty = {"clip_eps": None, "kl_coef": 1.0, "kl_target": 0.01} if algo == "ppo_kl" else {}
+    penalty = {"clip_eps": None, "kl_coef": KL_COEF.get(env, 1.0), "kl_target": 0.01} if algo == "ppo_kl" else {}
     return RunConfig(env=env, agent=PPOConfig(**(agent | penalty)), **run)
 
 
