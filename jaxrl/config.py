@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gymnasium.vector import VectorEnv
+
 from jaxrl.envs import EnvLike
 from jaxrl.errors import BadInput
 from jaxrl.ppo import PPOConfig
@@ -127,6 +129,10 @@ def check_settings(run: RunConfig) -> None:
         raise BadInput("init_from begins a run and resume continues one: give one of them")
     if run.anneal_steps is not None and run.algorithm_config.anneal_updates is None:
         raise BadInput("anneal_steps is set, but nothing anneals: add anneal_learning_rate or anneal_clip")
+    if isinstance(run.env, VectorEnv) and run.eval_env is None:
+        raise BadInput(
+            "env is a vector environment, which cannot be evaluated in while it trains: give an eval_env too"
+        )
     rows = run.num_envs * run.num_steps
     if run.agent.num_minibatches < 1 or rows % run.agent.num_minibatches or rows // run.agent.num_minibatches < 2:
         raise BadInput(

@@ -1,7 +1,7 @@
 """The flags of the commands, as dataclasses that tyro reads: their comments are the `--help`."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -45,7 +45,7 @@ class TrainFlags(RunConfig):
 class EvaluateFlags:
     """Runs a saved policy for whole episodes and prints their returns."""
 
-    run_dir: tyro.conf.Positional[str]
+    run_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_DIR")]
     """Folder of a run (its best policy), or of one policy in it, such as RUN_DIR/policy/latest."""
     episodes: int = 10
     """How many episodes to run."""

@@ -37,7 +37,7 @@ def descend(
       The learner after the step, or as it was where `go` is False or a gradient is not finite; the global norm of
       `grads` before scaling; whether it is finite.
     """
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
 
     def step(learner: TrainState) -> TrainState:

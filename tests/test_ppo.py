@@ -483,4 +483,4 @@ def test_donation_works_in_a_loop():
         state, _ = donating(state, rollout(seed=seed))
         reference, _ = update(reference, rollout(seed=seed))
     assert_close(state.actor.params, reference.actor.params, 1e-6)
-    assert optax.global_norm(state.actor.params) > 0
+    assert optax.tree.norm(state.actor.params) > 0

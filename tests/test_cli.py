@@ -1,0 +1,213 @@
+"""The command line: flags reach the run, mistakes cost one line and exit code 2, and nothing is written."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxrl.cli import evaluate_command, main, parse_run, train_command
+from jaxrl.config import RunConfig
+from jaxrl.ppo import PPOConfig
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["--env", "Pendulum-v1", "--total-steps", "128", "--num-envs", "2", "--num-steps", "32", "--num-minibatches", "2",
+         "--num-epochs", "1", "--eval-episodes", "1"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert train_command([*QUICK, "--run-dir", str(folder), "--anneal-learning-rate"]) == 0
+    return folder
+
+
+BAD_TRAIN = {
+    "misspelt environment": (["--env", "CartPol-v1"], "CartPole-v1"),
+    "wrong case": (["--env", "cartpole-v1"], "CartPole-v1"),
+    "environment without a name": (["--env"], "--env"),
+    "module that is not there": (["--env", "nomodule:Env-v0"], "nomodule"),
+    "observations that are no Box": (["--env", "Blackjack-v1"], "Tuple"),
+    "discrete observations": (["--env", "FrozenLake-v1"], "Discrete"),
+    "unknown algorithm": (["--algo", "pppo"], "ppo_kl"),
+    "unknown flag": (["--gama", "0.5"], "--gamma"),
+    "unknown flag with no neighbour": (["--zzz"], "--zzz"),
+    "stray word": (["CartPole-v1"], "CartPole-v1"),
+    "value missing": (["--gamma"], "--gamma"),
+    "word for a number": (["--gamma", "much"], "much"),
+    "fraction for a count": (["--total-steps", "1.5"], "1.5"),
+    "gamma above 1": (["--gamma", "1.5"], "between 0 and 1"),
+    "gamma not a number": (["--gamma", "nan"], "gamma"),
+    "infinite rate": (["--actor-learning-rate", "inf"], "actor_learning_rate"),
+    "negative environments": (["--num-envs", "-1"], "num_envs"),
+    "no environments": (["--num-envs", "0"], "num_envs"),
+    "no steps": (["--num-steps", "0"], "num_steps"),
+    "no total": (["--total-steps", "0"], "total_steps"),
+    "no minibatches": (["--num-minibatches", "0"], "num_minibatches"),
+    "minibatches that do not divide": (["--num-minibatches", "7"], "256 rows"),
+    "minibatches of one row": (["--num-minibatches", "256"], "2 or more"),
+    "negative seed": (["--seed", "-1"], "seed"),
+    "no evaluation episodes": (["--eval-episodes", "0"], "eval_episodes"),
+    "target without a penalty": (["--kl-target", "0.1"], "kl_coef"),
+    "target of 0": (["--algo", "ppo_kl", "--kl-target", "0"], "kl_target"),
+    "annealing a clip that is off": (["--anneal-clip", "--clip-eps", "none"], "clip_eps"),
+    "horizon of nothing": (["--anneal-steps", "5", "--no-anneal-learning-rate"], "anneal_steps"),
+    "no hidden units": (["--hidden-sizes", "0"], "hidden_sizes"),
+    "folder with something in it": (["--run-dir", "."], "not empty"),
+    "folder that cannot be": (["--run-dir", "full/under/a/file"], "full"),
+    "run to resume missing": (["--resume", "nothing"], "nothing"),
+    "run to start from missing": (["--init-from", "nothing"], "nothing"),
+    "resumed with other settings": (["--resume", "RUN", "--gamma", "0.5"], "--gamma"),
+    "resumed to another end of an annealed run": (["--resume", "RUN", "--total-steps", "999"], "anneals"),
+    "resumed to a word": (["--resume", "RUN", "--total-steps", "far"], "far"),
+    "a window without a screen": (["--render"], "screen"),
+}
+BAD_EVALUATE = {
+    "no folder given": ([], "RUN_DIR"),
+    "no such folder": (["nothing"], "nothing"),
+    "no episodes": (["RUN", "--episodes", "0"], "episodes"),
+    "another environment": (["RUN", "--env", "CartPole-v1"], "takes"),
+    "misspelt environment": (["RUN", "--env", "Pendulum-v11"], "Pendulum-v1"),
+    "window and film": (["RUN", "--render", "--video", "film"], "--video"),
+    "window without a screen": (["RUN", "--render"], "screen"),
+    "unknown flag": (["RUN", "--episode", "3"], "--episodes"),
+}
+
+
+def tree(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in Path(folder).rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "command, argv, words",
+    [pytest.param(train_command, *case, id=f"train: {name}") for name, case in BAD_TRAIN.items()]
+    + [pytest.param(evaluate_command, *case, id=f"evaluate: {name}") for name, case in BAD_EVALUATE.items()],
+)
+def test_bad_input_costs_one_line_and_changes_nothing(command, argv, words, finished_run, monkeypatch, capfd):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    Path("full").write_text("a file")
+    before = tree("."), tree(finished_run)
+    assert command([str(finished_run) if word == "RUN" else word for word in argv]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1 and err.endswith("\n"), err
+    assert re.search(re.escape(words), err), err
+    assert "Traceback" not in err
+    assert (tree("."), tree(finished_run)) == before
+
+
+def test_a_mistake_seen_from_outside():
+    env = dict(os.environ, PYTHONWARNINGS="default")
+    command = [sys.executable, str(ROOT / "experiments" / "train.py"), "--env", "CartPol-v1"]
+    run = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert (
+        run.stderr
+        == "jaxrl: there is no environment CartPol-v1: did you mean CartPole-v1 or CartPole-v0 or phys2d/CartPole-v1?\n"
+    )
+    assert not list(Path().iterdir())
+
+
+def test_flags_reach_the_run():
+    run = parse_run(
+        [
+            "--algo",
+            "ppo_kl",
+            "--env",
+            "Hopper-v5",
+            "--seed",
+            "3",
+            "--total-steps",
+            "1e6",
+            "--kl-target",
+            "none",
+            "--clip-eps",
+            "0.3",
+            "--no-normalize-obs",
+            "--hidden-sizes",
+            "32",
+            "16",
+            "--stop-return",
+            "100",
+            "--num-epochs",
+            "4",
+        ]
+    )
+    assert (run.env, run.seed, run.total_steps, run.normalize_obs, run.stop_return) == (
+        "Hopper-v5",
+        3,
+        1_000_000,
+        False,
+        100,
+    )
+    agent = run.agent
+    assert (agent.kl_target, agent.clip_eps, agent.hidden_sizes, agent.num_epochs) == (None, 0.3, (32, 16), 4)
+    assert type(run) is RunConfig
+    assert type(agent) is PPOConfig
+    assert run.normalize_reward, "what no flag touches is the task's default"
+
+
+def test_every_setting_has_a_flag_with_a_word_on_it(capsys):
+    with pytest.raises(SystemExit) as end:
+        train_command(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for name in [*RunConfig.__dataclass_fields__, *PPOConfig.__dataclass_fields__]:
+        if name in ("agent", "anneal_updates"):
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        described = re.search(rf"{flag}[ ,].*?\(default", " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split()))
+        assert described and len(described[0]) > len(flag) + 20, flag
+
+
+def test_the_console_command(finished_run, capsys):
+    assert main([]) == 0
+    assert "jaxrl train" in capsys.readouterr().out
+    assert main(["evaluate", str(finished_run), "--episodes", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("200 steps") == 2
+    assert "mean return" in out
+    assert main(["dance"]) == 2
+    assert "train or evaluate" in capsys.readouterr().err
+
+
+def test_evaluating_twice_gives_the_same_and_sampling_something_else(finished_run, capsys):
+    outs = []
+    for flags in ([], [], ["--stochastic"], ["--seed", "5"]):
+        assert evaluate_command([str(finished_run), "--episodes", "2", "--max-episode-steps", "30", *flags]) == 0
+        outs.append(capsys.readouterr().out)
+    assert outs[0] == outs[1]
+    assert len(set(outs)) == 3
+    assert "30 steps" in outs[0]
+
+
+def test_a_window_is_shown_where_there_is_a_screen(monkeypatch, capsys):
+    pytest.importorskip("pygame")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr(
+        "gymnasium.envs.classic_control.pendulum.PendulumEnv.metadata",
+        {"render_modes": ["human", "rgb_array"], "render_fps": 10_000},
+    )
+    assert train_command([*QUICK, "--total-steps", "64", "--render", "--run-dir", "shown"]) == 0
+    assert evaluate_command(["shown", "--episodes", "1", "--render"]) == 0
+    assert "mean return" in capsys.readouterr().out
+
+
+def test_the_compilation_cache_is_private(tmp_path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")} | {
+        "XDG_CACHE_HOME": str(tmp_path)
+    }
+    command = [sys.executable, "-c", "import jaxrl.cli, sys; sys.exit(jaxrl.cli.train_command(sys.argv[1:]))", *QUICK]
+    subprocess.run([*command, "--run-dir", "run"], env=env, check=True, capture_output=True)
+    folder = tmp_path / "jaxrl" / "xla"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert len(list(folder.iterdir())) >= 3

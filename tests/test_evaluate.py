@@ -1,0 +1,70 @@
+"""Evaluation favours no length, leaves no trace, and a saved policy acts as the one that was saved."""
+
+import jax
+import numpy as np
+import pytest
+from gymnasium import spaces
+from scripted import Scripted
+
+from jaxrl import BadInput, PPOConfig, load_policy, make_envs, ppo_act, ppo_init
+from jaxrl.evaluate import evaluate, make_eval_envs
+from jaxrl.normalize import moments_update, normalizer_init, observer
+from jaxrl.policy import save_policy
+
+SHORT, LONG = [(1.0, True, False)], [(1.0, False, False)] * 9 + [(1.0, True, False)]
+
+
+def test_each_environment_gives_its_quota():
+    """Half of the environments have short episodes: the first six to finish would all be short."""
+    scripts = iter([SHORT, SHORT, LONG, LONG])
+    envs = make_envs(lambda: Scripted([next(scripts)]), 4, 0)
+    returns, lengths = evaluate(lambda obs: np.zeros((4, 1)), envs, 6, 0)
+    np.testing.assert_array_equal(lengths, [1, 1, 1, 1, 10, 10])
+    np.testing.assert_array_equal(returns, lengths)
+
+
+def test_same_seed_same_episodes_whatever_ran_before():
+    envs = make_eval_envs("Pendulum-v1", 5)
+    policy = lambda obs: -obs[:, 1:2]  # noqa: E731
+    first, _ = evaluate(policy, envs, 5, 3)
+    other, _ = evaluate(policy, envs, 5, 4)
+    again, _ = evaluate(policy, envs, 5, 3)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    fresh, _ = evaluate(policy, make_eval_envs("Pendulum-v1", 5), 5, 3)
+    np.testing.assert_array_equal(first, fresh)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Discrete(3, start=2), spaces.Box(np.float32([-1, 0]), np.float32([0, 3]))], ids=["discrete", "box"]
+)
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_saved_policy_needs_nothing_else_and_acts_the_same(tmp_path, space, normalized):
+    observations = spaces.Box(-np.inf, np.inf, (2, 2))
+    state = ppo_init(jax.random.key(0), PPOConfig(hidden_sizes=(8, 8), initial_log_std=1.0), observations, space)
+    normalizer = normalizer_init(4, 1, normalized, False)
+    raw = np.random.default_rng(0).normal(5, 3, (50, 2, 2)).astype(np.float32)
+    if normalized:
+        normalizer = normalizer._replace(obs=moments_update(normalizer.obs, raw.reshape(-1, 4)))
+    save_policy(tmp_path / "p", state.actor, normalizer, "Some-v0", observations, space, {"step": 3})
+    policy = load_policy(tmp_path / "p")
+    actor = ppo_act(state, observer(normalizer)(raw.reshape(-1, 4)))
+    greedy, sampled = np.asarray(actor.mode()), actor.sample(np.random.default_rng(1))
+    if isinstance(space, spaces.Box):
+        greedy, sampled = np.clip(greedy, space.low, space.high), np.clip(sampled, space.low, space.high)
+        assert (sampled == space.low).any()
+    np.testing.assert_allclose(policy(raw), greedy, atol=1e-6)
+    np.testing.assert_allclose(policy(raw, np.random.default_rng(1)), sampled, atol=1e-5)
+    assert policy.env == "Some-v0"
+    assert policy.notes["step"] == 3
+    policy.check_spaces(observations, space)
+    with pytest.raises(BadInput, match="takes"):
+        policy.check_spaces(observations, spaces.Discrete(9))
+
+
+def test_no_policy_no_traceback(tmp_path):
+    with pytest.raises(BadInput, match="there is no policy"):
+        load_policy(tmp_path)
+    (tmp_path / "policy.npz").write_bytes(b"rubbish")
+    with pytest.raises(BadInput, match="damaged"):
+        load_policy(tmp_path)
