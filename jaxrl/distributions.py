@@ -25,7 +25,7 @@ class Categorical:
       start: the integer that the first logit stands for.
     """
 
-    logits: Array
+    logits: Array | np.ndarray
     start: int = dataclasses.field(default=0, metadata={"static": True})
 
     def log_prob(self, action: Array) -> Array:
@@ -47,9 +47,9 @@ class Categorical:
         p = jnp.exp(log_p)
         return (p * jnp.where(p > 0, log_p - log_q, 0)).sum(-1)
 
-    def mode(self) -> Array:
+    def mode(self) -> Array | np.ndarray:
         """The most probable action, the first of equals, shape `(...)`."""
-        return jnp.argmax(self.logits, axis=-1) + self.start
+        return self.logits.argmax(-1) + self.start
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """Draws one action per row on the NumPy side: `argmax_k(logits_k + Gumbel noise)`. int64, shape `(...)`."""
@@ -67,8 +67,8 @@ class DiagGaussian:
       log_std: `(..., A)`, logarithm of the standard deviation.
     """
 
-    mean: Array
-    log_std: Array
+    mean: Array | np.ndarray
+    log_std: Array | np.ndarray
 
     def log_prob(self, action: Array) -> Array:
         """`-sum_i [ (a_i - m_i)^2 / (2 s_i^2) + log s_i + log(2 pi) / 2 ]` (nats) of `action`, `(..., A)`; `(...)`."""
@@ -89,7 +89,7 @@ class DiagGaussian:
         shift = (self.mean - other.mean) * jnp.exp(-other.log_std)
         return (0.5 * (jnp.expm1(2 * log_ratio) + jnp.square(shift)) - log_ratio).sum(-1)
 
-    def mode(self) -> Array:
+    def mode(self) -> Array | np.ndarray:
         """The mean, shape `(..., A)`."""
         return self.mean
 

@@ -89,10 +89,13 @@ class Envs:
         valid = None
         if self._mode is AutoresetMode.NEXT_STEP:
             valid = ~self._ended
-            terminated, truncated = terminated & valid, truncated & valid
+            reward, terminated, truncated = reward * valid, terminated & valid, truncated & valid
         ended = terminated | truncated
-        self._count(reward, ended, valid)
+        self._returns += reward
+        self._lengths += 1 if valid is None else valid
+        self.finished = []
         if ended.any():
+            self._finish(ended)
             if self._mode is AutoresetMode.SAME_STEP:
                 next_obs = self.obs.copy()
                 final = infos["final_obs"]
@@ -117,16 +120,12 @@ class Envs:
         """A copy in our own memory: an environment may write its next observation over this one."""
         return np.array(obs, np.float32).reshape(self.num_envs, -1)
 
-    def _count(self, reward: np.ndarray, ended: np.ndarray, valid: np.ndarray | None) -> None:
-        self._returns += reward if valid is None else reward * valid
-        self._lengths += 1 if valid is None else valid
-        self.finished = []
-        if ended.any():
-            for index in np.flatnonzero(ended):
-                episode = FinishedEpisode(int(index), float(self._returns[index]), int(self._lengths[index]))
-                self.finished.append(episode)
-            self._returns[ended] = 0
-            self._lengths[ended] = 0
+    def _finish(self, ended: np.ndarray) -> None:
+        for index in np.flatnonzero(ended):
+            episode = FinishedEpisode(int(index), float(self._returns[index]), int(self._lengths[index]))
+            self.finished.append(episode)
+        self._returns[ended] = 0
+        self._lengths[ended] = 0
 
 
 def make_envs(

@@ -1,8 +1,6 @@
 """PPO's loop: collect a rollout with the current policy, update once, repeat."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +8,7 @@ import numpy as np
 
 from jaxrl.config import RunConfig
 from jaxrl.envs import Envs
+from jaxrl.networks import host_policy
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
 from jaxrl.ppo import METRICS, PPOState, ppo_init, ppo_update
 from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, Callback, Session, Training, stream
@@ -24,46 +23,34 @@ def train_ppo(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Tr
     normalizer = normalizer_init(envs.obs.shape[1], envs.num_envs, run.normalize_obs, run.normalize_reward)
     training = Training(state, normalizer, np.random.default_rng(stream(run.seed, EXPLORATION)))
 
-    # Acting takes the parameters alone: handing over the whole state would cost more than the forward pass.
-    policy = jax.jit(state.actor.apply_fn)
-    mode = jax.jit(lambda params, obs: state.actor.apply_fn(params, obs).mode())
-
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: PPOState, rollout: Transition) -> tuple[PPOState, jax.Array]:
         state, metrics = ppo_update(state, rollout)
         return state, jnp.stack([metrics[name].astype(jnp.float32) for name in METRICS])
 
-    def noise_free(state: PPOState, obs: np.ndarray) -> jax.Array:
-        return mode(state.actor.params, obs)
-
     spaces = envs.observation_space, envs.action_space
-    with Session(run, *spaces, noise_free, METRICS, callback) as session:
+    with Session(run, *spaces, METRICS, callback) as session:
         session.begin(training)
         envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
         rollout, metrics = None, None
         while session.goes_on(training, metrics):
-            rollout = _collect(envs, policy, run.num_steps, training, session, rollout)
+            rollout = _collect(envs, run.num_steps, training, session, rollout)
             training.normalizer, seen = normalize_rollout(training.normalizer, rollout, gamma)
             training.state, metrics = update(training.state, seen)
     return training, session
 
 
 def _collect(
-    envs: Envs,
-    policy: Callable[..., Any],
-    num_steps: int,
-    training: Training,
-    session: Session,
-    rollout: Transition | None,
+    envs: Envs, num_steps: int, training: Training, session: Session, rollout: Transition | None
 ) -> Transition:
     """Acts for `num_steps` in every environment; returns the raw transitions, `(T, N)`, in the arrays of `rollout`.
 
-    The last update may still be reading those arrays when this begins. Acting waits for its result, so nothing is
-    written before it is through.
+    The last update may still be reading those arrays when this begins. Fetching its parameters waits for its end, so
+    nothing is written before it is through.
     """
-    see, params = observer(training.normalizer), training.state.actor.params
+    see, policy = observer(training.normalizer), host_policy(training.state.actor.apply_fn, training.state.actor.params)
     for t in range(num_steps):
-        action = policy(params, see(envs.obs)).sample(training.rng)
+        action = policy(see(envs.obs)).sample(training.rng)
         transition = envs.step(action)
         if rollout is None:
             columns = [None if row is None else np.empty((num_steps, *row.shape), row.dtype) for row in transition]
@@ -71,7 +58,7 @@ def _collect(
         for column, row in zip(rollout, transition, strict=True):
             if column is not None:
                 column[t] = row
-        training.step += envs.num_envs if transition.valid is None else int(transition.valid.sum())
+        training.step += envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
         session.episodes(training.step, envs.finished)
     assert rollout is not None
     return rollout

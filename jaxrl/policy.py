@@ -5,13 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from gymnasium import spaces
 
 from jaxrl.checkpoint import load_arrays, save_tree, write_atomically
 from jaxrl.errors import BadInput
-from jaxrl.networks import CategoricalActor, GaussianActor, apply_function
+from jaxrl.networks import CategoricalActor, GaussianActor, apply_function, host_policy
 from jaxrl.normalize import Moments, Normalizer, observer
 
 FORMAT = 1
@@ -31,10 +30,8 @@ class Policy:
     ) -> None:
         self.env: str = notes["env"]
         self.notes = notes
-        self._params = jax.device_put(params)
         self._see = observer(normalizer)
-        self._act = jax.jit(apply)
-        self._greedy = jax.jit(lambda params, obs: apply(params, obs).mode())
+        self._policy = host_policy(apply, params)
         self._bounds = (action_space.low, action_space.high) if isinstance(action_space, spaces.Box) else None
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -58,11 +55,8 @@ class Policy:
           Actions within the environment's bounds, `(N, A)` or `(N,)`.
         """
         obs = np.asarray(obs, np.float32)
-        seen = self._see(obs.reshape(len(obs), -1))
-        if rng is None:
-            action = np.asarray(self._greedy(self._params, seen))
-        else:
-            action = self._act(self._params, seen).sample(rng)
+        distribution = self._policy(self._see(obs.reshape(len(obs), -1)))
+        action = distribution.mode() if rng is None else distribution.sample(rng)
         return action if self._bounds is None else np.clip(action, *self._bounds)
 
 

@@ -22,6 +22,7 @@ from jaxrl.config import RunConfig, claim_run_dir, run_to_json
 from jaxrl.envs import FinishedEpisode, make_envs
 from jaxrl.errors import BadInput
 from jaxrl.evaluate import Evaluation, evaluate, make_eval_envs
+from jaxrl.networks import host_policy
 from jaxrl.normalize import Normalizer, observer
 from jaxrl.policy import save_policy
 from jaxrl.runlog import RunLog
@@ -85,7 +86,6 @@ class Session:
     Args:
       run: the run's settings.
       observation_space, action_space: those of one environment.
-      act: jitted, from the state and normalised observations `(N, S)` to noise-free actions.
       metric_names: of the numbers that come with each update.
       callback: called with a Snapshot after each update; returning False ends the run.
     """
@@ -95,7 +95,6 @@ class Session:
         run: RunConfig,
         observation_space: spaces.Space,
         action_space: spaces.Space,
-        act: Callable[[Any, Any], Any],
         metric_names: Sequence[str],
         callback: Callback | None = None,
     ) -> None:
@@ -103,7 +102,7 @@ class Session:
         self.evaluations: list[Evaluation] = []
         self.stopped_by: signal.Signals | None = None
         self._spaces = observation_space, action_space
-        self._act, self._metric_names, self._callback = act, metric_names, callback
+        self._metric_names, self._callback = metric_names, callback
         self._eval_envs = make_eval_envs(run.env if run.eval_env is None else run.eval_env, run.eval_episodes)
         self._pending: list[Any] = []
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
@@ -190,14 +189,8 @@ class Session:
 
     def _evaluate(self, training: Training) -> bool:
         """Evaluates, keeps the best policy, and says whether the run has reached what it was to reach."""
-        see = observer(training.normalizer)
         seed = stream(self.run.seed, EVALUATION, training.step)
-        returns, _ = evaluate(
-            lambda obs: np.asarray(self._act(training.state, see(obs))),
-            self._eval_envs,
-            self.run.eval_episodes,
-            seed,
-        )
+        returns, _ = evaluate(_noise_free(training), self._eval_envs, self.run.eval_episodes, seed)
         evaluation = Evaluation(
             training.step,
             mean_return=float(returns.mean()),
@@ -219,9 +212,9 @@ class Session:
 
     def _show(self, training: Training) -> None:
         envs = make_envs(self.run.env, 1, stream(self.run.seed, SHOW, training.step), render_mode="human")
-        see = observer(training.normalizer)
+        policy = _noise_free(training)
         while not envs.finished and self.stopped_by is None:
-            envs.step(np.asarray(self._act(training.state, see(envs.obs))))
+            envs.step(policy(envs.obs))
         envs.close()
 
     def _save_policy(self, name: str, training: Training, evaluation: Evaluation | None) -> None:
@@ -273,6 +266,12 @@ class Session:
             self._log.say(f"stopped by {self.stopped_by.name} at step {training.step:,}; continue with {resume}")
         else:
             self._log.say(f"done: {training.step:,} steps in {self._log.wall_time:,.1f} s, in {self.run_dir}")
+
+
+def _noise_free(training: Training) -> Callable[[np.ndarray], np.ndarray]:
+    """The policy as it stands, from raw observations to its most probable actions."""
+    see, policy = observer(training.normalizer), host_policy(training.state.actor.apply_fn, training.state.actor.params)
+    return lambda obs: policy(see(obs)).mode()
 
 
 def versions() -> dict[str, str]:

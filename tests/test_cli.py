@@ -13,8 +13,22 @@ from jaxrl.config import RunConfig
 from jaxrl.ppo import PPOConfig
 
 ROOT = Path(__file__).parent.parent
-QUICK = ["--env", "Pendulum-v1", "--total-steps", "128", "--num-envs", "2", "--num-steps", "32", "--num-minibatches", "2",
-         "--num-epochs", "1", "--eval-episodes", "1"]  # fmt: skip
+QUICK = [
+    "--env",
+    "Pendulum-v1",
+    "--total-steps",
+    "128",
+    "--num-envs",
+    "2",
+    "--num-steps",
+    "32",
+    "--num-minibatches",
+    "2",
+    "--num-epochs",
+    "1",
+    "--eval-episodes",
+    "1",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ def scripted_envs(mode):
 
 
 def second_script_for(mode):
-    # In SAME_STEP, a vector environment that a user brings hands out final observations uncopied; nothing can mend that.
+    # In SAME_STEP, a vector environment that a user brings hands out final observations uncopied: nothing mends that.
     return lambda: Scripted(EPISODES[2:] + EPISODES[:2], mode is not AutoresetMode.SAME_STEP)
 
 

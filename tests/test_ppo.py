@@ -83,8 +83,8 @@ class Adam:
 def numpy_params(params, log_std=None):
     """Our parameter tree as w1, b1, w2, b2 of a network with one hidden layer."""
     tree = jax.tree.map(lambda x: np.array(x, np.float64), params)["params"]
-    trunk = next(value for key, value in tree.items() if "Trunk" in key)["Dense_0"]
-    named = {"w1": trunk["kernel"], "b1": trunk["bias"], "w2": tree["Dense_0"]["kernel"], "b2": tree["Dense_0"]["bias"]}
+    first, last = tree["mlp"]["Dense_0"], tree["mlp"]["Dense_1"]
+    named = {"w1": first["kernel"], "b1": first["bias"], "w2": last["kernel"], "b2": last["bias"]}
     return named | ({"log_std": tree["log_std"]} if "log_std" in tree else {})
 
 
@@ -405,7 +405,7 @@ def test_initial_networks():
     policy = ppo_act(state, jnp.ones((5, S)))
     assert abs(policy.mean).max() < 0.1
     np.testing.assert_allclose(policy.log_std, -0.5)
-    kernel = state.critic.params["params"]["_Trunk_0"]["Dense_1"]["kernel"]
+    kernel = state.critic.params["params"]["mlp"]["Dense_1"]["kernel"]
     np.testing.assert_allclose(kernel @ kernel.T, 2 * np.eye(64), atol=1e-5)
     assert all(
         not leaf.weak_type for leaf in jax.tree.leaves(state) if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
