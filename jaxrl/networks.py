@@ -48,6 +48,7 @@ class CategoricalActor(nn.Module):
         logits = MLP(self.hidden_sizes, self.num_actions, 0.01, self.dtype, name="mlp")(obs)
         return Categorical(logits, self.start)
 
+    @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> Categorical:
         return Categorical(_mlp_on_host(params["mlp"], obs), self.start)
 
@@ -66,6 +67,7 @@ class GaussianActor(nn.Module):
         log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.action_dim,), self.dtype)
         return DiagGaussian(mean, jnp.broadcast_to(log_std, mean.shape))
 
+    @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> DiagGaussian:
         mean = _mlp_on_host(params["mlp"], obs)
         return DiagGaussian(mean, np.broadcast_to(params["log_std"], mean.shape))
