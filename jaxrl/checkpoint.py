@@ -81,10 +81,13 @@ def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             stored = dict(file)
-        return stored, json.loads(stored.pop("notes").tobytes())
+        notes = json.loads(stored.pop("notes").tobytes())
+        if not isinstance(notes, dict):
+            raise ValueError("its notes are none")
+        return stored, notes
     except FileNotFoundError as error:
         raise BadInput(f"there is no {path}") from error
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
         raise BadInput(f"{path} is damaged or no file of jaxrl's: {error}") from error
 
 

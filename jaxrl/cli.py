@@ -10,9 +10,12 @@ import dataclasses
 import io
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxrl.errors import BadInput
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from jaxrl.flags import EvaluateFlags
 
 T = TypeVar("T")
+NAMES = "--env", "--eval-env", "--run-dir", "--init-from", "--resume", "--video"  # Flags whose values are names.
 USAGE = """usage: jaxrl train --algo {ppo,ppo_kl} --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
 each lists its options with --help"""
@@ -113,7 +117,7 @@ def _parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) -
     """Tyro's parser, its boxed complaints turned into one line, `none` accepted beside `None`, and 1e6 for 1000000."""
     import tyro
 
-    words = [_spelled_out(word) for word in argv]
+    words = [_spelled_out(word, flag in NAMES) for flag, word in zip(["", *argv], argv, strict=False)]
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -121,19 +125,20 @@ def _parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) -
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        # A box: its lines up to the rule say what is wrong; where similar flags exist, the next part names them.
-        parts = re.split(r"─{5,}", complaint.getvalue().partition("╮")[2])
-        texts = [" ".join(re.sub(r"[│╰╯─]", " ", part).split()) for part in parts]
+        # A box, in ASCII where the terminal knows no other: a title, what is wrong, and after a rule what comes near.
+        lines = [line.strip("│╭╮╰╯ ") for line in complaint.getvalue().strip().splitlines()[1:]]
+        blocks = re.split(r"\n[─-]{5,}\n", "\n" + "\n".join(lines))
+        texts = [text for text in (" ".join(block.strip("─- \n").split()) for block in blocks) if text]
         near = next((text for text in texts if text.startswith("Perhaps you meant")), "")
         hint = f"; perhaps you meant {' or '.join(re.findall(r'--[a-z][a-z-]*', near))}" if near else ""
         raise BadInput(f"{texts[0].rstrip('.')}{hint}; see {prog} --help") from None
 
 
-def _spelled_out(word: str) -> str:
-    """`none` as tyro wants it, and `1e6` as the whole number that it is."""
+def _spelled_out(word: str, is_name: bool = False) -> str:
+    """`none` as tyro wants it, and `1e6` as the whole number that it is, unless it is the name of something."""
     if word.lower() == "none":
         return "None"
-    if re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", word) and float(word).is_integer():
+    if not is_name and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", word) and float(word).is_integer():
         return str(int(float(word)))
     return word
 
@@ -145,14 +150,18 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     from jaxrl.evaluate import evaluate, make_eval_envs
     from jaxrl.policy import load_policy
 
-    if flags.episodes < 1:
-        raise BadInput(f"--episodes is {flags.episodes}: it must be at least 1")
+    if not 1 <= flags.episodes <= 10**5:
+        raise BadInput(f"--episodes is {flags.episodes}: it must be from 1 to 100,000")
+    if flags.seed < 0:
+        raise BadInput(f"--seed is {flags.seed}: it must be at least 0")
+    if flags.max_episode_steps is not None and flags.max_episode_steps < 1:
+        raise BadInput(f"--max-episode-steps is {flags.max_episode_steps}: it must be at least 1")
     if flags.render and flags.video is not None:
         raise BadInput("--render shows the episodes and --video films them: give one of the two")
     if flags.render:
         _check_display()
     policy = load_policy(flags.run_dir)
-    env = flags.env or policy.env
+    env = policy.env if flags.env is None else flags.env
     options: dict[str, Any] = {}
     if flags.max_episode_steps is not None:
         options["max_episode_steps"] = flags.max_episode_steps
@@ -164,8 +173,10 @@ def _evaluate(flags: "EvaluateFlags") -> None:
         envs = make_eval_envs(env, flags.episodes, **options)
     policy.check_spaces(envs.observation_space, envs.action_space)
     rng = np.random.default_rng(flags.seed) if flags.stochastic else None
-    returns, lengths = evaluate(lambda obs: policy(obs, rng), envs, flags.episodes, flags.seed)
+    episodes = evaluate(lambda obs: policy(obs, rng), envs, flags.episodes, flags.seed)
     envs.close()
+    assert episodes is not None
+    returns, lengths = episodes
     for episode_return, length in zip(returns, lengths, strict=True):
         print(f"return {episode_return:.1f}, {length} steps")
     print(f"{env}: mean return {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes")
@@ -201,6 +212,8 @@ def _check_display() -> None:
 
 def _run(command: Callable[[], None]) -> int:
     _prepare_jax()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # Until the run is under way and has something to save.
     try:
         command()
     except BadInput as error:
@@ -208,6 +221,10 @@ def _run(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _terminate(kind: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + kind)
 
 
 def _complain(error: BadInput) -> int:

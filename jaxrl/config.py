@@ -1,12 +1,16 @@
 """What a run is: its settings, the checks on them, good defaults for known tasks, and their form as JSON."""
 
+import contextlib
 import dataclasses
 import errno
+import itertools
 import json
+import math
 import os
 import re
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gymnasium.vector import VectorEnv
 
@@ -74,6 +78,8 @@ class RunConfig:
         if not (self.agent.anneal_learning_rate or self.agent.anneal_clip):
             return self.agent
         steps = self.total_steps if self.anneal_steps is None else self.anneal_steps
+        # A rollout of an environment that spends rows on resetting holds fewer steps than rows: there the run makes a
+        # few updates more than this, at a rate of 0.
         return self.agent.replace(anneal_updates=max(1.0, steps / (self.num_envs * self.num_steps)))
 
 
@@ -93,9 +99,12 @@ CLASSIC = {
         | {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
     ),
 }
-# What differs where a KL penalty does the clip's work. On CartPole a coefficient below 10, or the clip's learning rate,
-# lets one seed in ten lose the pole again once every episode is full and only noise is left in the advantages.
-PENALTY = {"CartPole-v1": {"kl_coef": 20.0, "actor_learning_rate": 3e-4}}
+# What differs where a KL penalty does the clip's work. An adaptive coefficient makes every update move the policy by
+# kl_target, also once CartPole is solved and only noise is left in the advantages; at 0.01 and an update every 256 steps,
+# one seed in ten walks off until it drops the pole again. Fewer updates, each a tenth as far, do not.
+PENALTY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "CartPole-v1": ({"num_steps": 128}, {"kl_coef": 10.0, "kl_target": 0.001, "num_epochs": 10, "num_minibatches": 4}),
+}
 MUJOCO = {f"{task}-v{version}" for version in (4, 5) for task in (
     "Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum",
     "Pusher", "Reacher", "Swimmer", "Walker2d",
@@ -117,8 +126,14 @@ def default_run(algo: str, env: str) -> RunConfig:
         raise BadInput(f"algorithm {algo!r} is not known: it must be ppo or ppo_kl")
     run, agent = CLASSIC.get(env) or (MUJOCO_DEFAULTS if env in MUJOCO else ({}, {}))
     if algo == "ppo_kl":
-        agent = agent | {"clip_eps": None, "kl_coef": 1.0, "kl_target": 0.01} | PENALTY.get(env, {})
+        own_run, own_agent = PENALTY.get(env, ({}, {}))
+        run, agent = run | own_run, agent | {"clip_eps": None, "kl_coef": 1.0, "kl_target": 0.01} | own_agent
     return RunConfig(env=env, agent=PPOConfig(**agent), **run)
+
+
+# Beyond these a typing error is likelier than a wish, and memory ends before the run begins.
+MOST = {"num_envs": 2**16, "num_steps": 2**20, "eval_episodes": 10**5, "seed": 2**64 - 1}
+MOST |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "log_every", "anneal_steps"), 10**12)
 
 
 def check_settings(run: RunConfig) -> None:
@@ -126,8 +141,8 @@ def check_settings(run: RunConfig) -> None:
     at_least = {"total_steps": 1, "num_envs": 1, "num_steps": 1, "eval_every": 1, "eval_episodes": 1}
     for name, low in (at_least | {"checkpoint_every": 1, "log_every": 1, "seed": 0, "anneal_steps": 1}).items():
         number = getattr(run, name)
-        if number is not None and number < low:
-            raise BadInput(f"{name} is {number}: it must be at least {low}")
+        if number is not None and not low <= number <= MOST[name]:
+            raise BadInput(f"{name} is {number}: it must be from {low} to {MOST[name]:,}")
     if run.init_from is not None and run.resume is not None:
         raise BadInput("init_from begins a run and resume continues one: give one of them")
     if run.anneal_steps is not None and run.algorithm_config.anneal_updates is None:
@@ -136,6 +151,12 @@ def check_settings(run: RunConfig) -> None:
         raise BadInput(
             "env is a vector environment, which cannot be evaluated in while it trains: give an eval_env too"
         )
+    if run.render and not isinstance(run.env, str):
+        raise BadInput("render opens a window on an environment made from an id: give env as an id, or leave it off")
+    if run.stop_return is not None and not math.isfinite(run.stop_return):
+        raise BadInput(f"stop_return is {run.stop_return}: it must be a finite return, or none")
+    if run.env is run.eval_env and isinstance(run.env, VectorEnv):
+        raise BadInput("env and eval_env are one vector environment: evaluation needs one of its own")
     rows = run.num_envs * run.num_steps
     if run.agent.num_minibatches < 1 or rows % run.agent.num_minibatches or rows // run.agent.num_minibatches < 2:
         raise BadInput(
@@ -158,21 +179,22 @@ def claim_run_dir(run: RunConfig) -> Path:
             raise BadInput(f"run_dir {folder} cannot be written to ({error.strerror}): name another") from error
         return folder
     name = re.sub(r"[^\w.-]+", "-", f"{run.algo}-{run.env_name}-seed{run.seed}")
-    suffix = 1
-    while True:
-        folder = Path("runs") / (name if suffix == 1 else f"{name}-{suffix}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            suffix += 1
-        except OSError as error:
-            raise BadInput(f"the folder {folder} cannot be made: {error.strerror}; name one with run_dir") from error
+    try:
+        Path("runs").mkdir(exist_ok=True)
+        for suffix in itertools.count(1):
+            folder = Path("runs") / (name if suffix == 1 else f"{name}-{suffix}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                break
+    except OSError as error:
+        raise BadInput(f"no folder can be made in runs ({error.strerror}): name one with run_dir") from error
+    return folder
 
 
 def run_to_json(run: RunConfig) -> dict[str, Any]:
     """The settings as JSON-able values; an environment that is no id is recorded by name."""
     record = dataclasses.asdict(dataclasses.replace(run, env="", eval_env=None))
+    record = json.loads(json.dumps(record, default=lambda x: str(x) if isinstance(x, Path) else x.item()))
     eval_env = run.eval_env if run.eval_env is None or isinstance(run.eval_env, str) else repr(run.eval_env)
     return {"algo": run.algo} | record | {"env": run.env_name, "eval_env": eval_env}
 
@@ -181,15 +203,37 @@ def run_from_json(record: dict[str, Any]) -> RunConfig:
     """The inverse of `run_to_json`, for runs on environments with an id."""
     agent = dict(record["agent"], hidden_sizes=tuple(record["agent"]["hidden_sizes"]))
     rest = {name: value for name, value in record.items() if name not in ("algo", "agent")}
-    return RunConfig(agent=PPOConfig(**agent), **rest)
+    run = RunConfig(agent=PPOConfig(**agent), **rest)
+    if not isinstance(run.env, str):
+        raise TypeError(f"env is {run.env!r}")
+    for settings in (run, run.agent):
+        for name, kind in get_type_hints(type(settings)).items():
+            value = getattr(settings, name, None)
+            if not _fits(value, kind):
+                raise TypeError(f"{name} is {value!r}")
+    return run
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of the kind that a field declares."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(each, int) for each in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)
 
 
 def load_run(folder: str | Path) -> RunConfig:
     """The settings of the run in `folder`, set to resume it; BadInput where there is no run."""
     path = Path(folder) / "config.json"
     try:
-        return dataclasses.replace(run_from_json(json.loads(path.read_text())["run"]), resume=str(folder))
+        run = run_from_json(json.loads(path.read_text())["run"])
+        return dataclasses.replace(run, resume=str(folder), init_from=None)
     except FileNotFoundError as error:
         raise BadInput(f"{folder} holds no run: there is no {path}") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error

@@ -33,7 +33,8 @@ class Categorical:
         chex.assert_shape(action, self.logits.shape[:-1], custom_message="action must be shaped like a row's index")
         # A comparison instead of a gather: its gradient is then no scatter, which is slow on every backend.
         chosen = jnp.arange(self.logits.shape[-1]) == (jnp.asarray(action) - self.start)[..., None]
-        return jnp.where(chosen, jax.nn.log_softmax(self.logits), 0).sum(-1)
+        log_prob = jnp.where(chosen, jax.nn.log_softmax(self.logits), 0).sum(-1)
+        return jnp.where(chosen.any(-1), log_prob, -jnp.inf)  # An action that is none of ours has no probability.
 
     def entropy(self) -> Array:
         """`-sum_k p_k log p_k` (nats), shape `(...)`."""

@@ -9,6 +9,8 @@ that NEXT_STEP spends on resetting.
 import contextlib
 import difflib
 import functools
+import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,6 +23,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from jaxrl.errors import BadInput
 from jaxrl.transition import Transition
 
+# Registered still, but not to be built any more, and so no use as a hint.
+GONE = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w+|Pusher|Reacher|Swimmer|Walker2d)-v[1-3]")
 EnvLike = str | Callable[[], gym.Env] | VectorEnv
 
 
@@ -61,6 +65,8 @@ class Envs:
 
     def reset(self, seed: int | np.random.SeedSequence) -> None:
         """Begins a new episode everywhere, with a random stream of its own for each environment, given by `seed`."""
+        if not isinstance(seed, np.random.SeedSequence) and seed < 0:
+            raise BadInput(f"seed is {seed}: it must be at least 0")
         sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
         words = [int(word) for word in sequence.generate_state(self.num_envs)]
         one_each = isinstance(self._vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
@@ -84,7 +90,8 @@ class Envs:
         """
         obs = self.obs
         sent = action if self._bounds is None else np.minimum(np.maximum(action, self._bounds[0]), self._bounds[1])
-        raw_obs, reward, terminated, truncated, infos = self._vector_env.step(sent)
+        raw_obs, reward, *flags, infos = self._vector_env.step(sent)
+        terminated, truncated = (np.asarray(flag, bool) for flag in flags)
         next_obs = self.obs = self._flat(raw_obs)
         valid = None
         if self._mode is AutoresetMode.NEXT_STEP:
@@ -156,6 +163,8 @@ def make_envs(
         raise BadInput(f"backend {backend!r} is not known: it must be 'gymnasium'")
     if num_envs < 1:
         raise BadInput(f"num_envs is {num_envs}: it must be at least 1")
+    if make_options and not isinstance(env, str):
+        raise BadInput(f"{', '.join(make_options)} can be set for an environment made from an id only")
     if isinstance(env, VectorEnv):
         if env.num_envs != num_envs:
             raise BadInput(f"num_envs is {num_envs}, but the vector environment given has {env.num_envs}")
@@ -168,24 +177,32 @@ def make_envs(
             return Envs(gym.make_vec(env, num_envs, vectorization_mode="vector_entry_point"), seed)
         make = functools.partial(gym.make, env, disable_env_checker=True, **make_options)
         return Envs(_in_turn(functools.partial(_own, make), num_envs), seed)
-    except gym.error.Error as error:
+    except (gym.error.Error, ImportError) as error:
         raise BadInput(f"environment {env} cannot be built: {_first_line(error)}") from error
 
 
 def is_native(env: EnvLike) -> bool:
-    """Whether `make_envs` runs this environment in a vector environment that its registration names."""
-    return isinstance(env, str) and find_spec(env).vector_entry_point is not None
+    """Whether `make_envs` runs this environment in a vector environment that its registration names: only in one that
+    says how it resets, and that computes in NumPy."""
+    if not isinstance(env, str):
+        return False
+    spec = find_spec(env)
+    return spec.vector_entry_point is not None and not env.startswith(("phys2d/", "tabular/"))
 
 
 def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     """The registration of an id, or BadInput with the nearest names."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # Whatever the user's module does while it is imported.
+            raise BadInput(f"environment {env_id} is not to be had: {type(error).__name__}: {error}") from error
     try:
-        return gym.spec(env_id)
-    except (gym.error.Error, ImportError) as error:
-        if ":" in env_id:
-            raise BadInput(f"environment {env_id} is not to be had: {_first_line(error)}") from error
-        lowered = {name.lower(): name for name in gym.registry}
-        near = [lowered[name] for name in difflib.get_close_matches(env_id.lower(), lowered, n=3, cutoff=0.5)]
+        return gym.spec(name)
+    except gym.error.Error as error:
+        lowered = {name.lower(): name for name in gym.registry if not GONE.fullmatch(name)}
+        near = [lowered[each] for each in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}?" if near else "gymnasium.pprint_registry() lists the known ones"
         raise BadInput(f"there is no environment {env_id}: {hint}") from error
 

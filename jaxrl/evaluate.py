@@ -35,8 +35,12 @@ def make_eval_envs(env: EnvLike, num_episodes: int, **make_options: Any) -> Envs
 
 
 def evaluate(
-    policy: Callable[[np.ndarray], np.ndarray], envs: Envs, num_episodes: int, seed: int | np.random.SeedSequence
-) -> tuple[np.ndarray, np.ndarray]:
+    policy: Callable[[np.ndarray], np.ndarray],
+    envs: Envs,
+    num_episodes: int,
+    seed: int | np.random.SeedSequence,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Runs `num_episodes` whole episodes from fresh seeds.
 
     Every environment gives the same number of episodes (the first ones one more, where they do not divide evenly): the
@@ -47,15 +51,18 @@ def evaluate(
       envs: reset here with `seed`, so that what ran in them before leaves no trace.
       num_episodes: how many episodes count.
       seed: fixes every episode, given the number of environments.
+      interrupted: asked at each step; True abandons the evaluation.
 
     Returns:
-      Episode returns and lengths, `(num_episodes,)` each, environment by environment.
+      Episode returns and lengths, `(num_episodes,)` each, environment by environment; None if it was abandoned.
     """
     envs.reset(seed)
     quota = [math.ceil((num_episodes - index) / envs.num_envs) for index in range(envs.num_envs)]
     episodes: list[list[tuple[float, int]]] = [[] for _ in quota]
     missing = num_episodes
     while missing:
+        if interrupted():
+            return None
         envs.step(policy(envs.obs))
         for index, episode_return, episode_length in envs.finished:
             if len(episodes[index]) < quota[index]:

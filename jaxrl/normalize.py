@@ -90,7 +90,8 @@ def normalize_rollout(normalizer: Normalizer, rollout: Transition, gamma: float)
 
     Observations are standardised with the statistics from before the rollout, as the policy saw them. Rewards are
     divided by the standard deviation of the discounted return `G_t = r_t + gamma G_{t-1}`, this rollout's included;
-    it forgets the past after either kind of episode end.
+    it forgets the past after either kind of episode end. A rollout that holds anything not finite leaves the statistics
+    as they were: the update will reject it, and they would never recover.
 
     Args:
       normalizer: as it was while the rollout was collected.
@@ -104,6 +105,8 @@ def normalize_rollout(normalizer: Normalizer, rollout: Transition, gamma: float)
     valid = np.ones(rollout.reward.shape, bool) if rollout.valid is None else rollout.valid
     seen = rollout._replace(obs=see(rollout.obs), next_obs=see(rollout.next_obs))
     obs_moments, return_moments, discounted = normalizer
+    if not (np.isfinite(rollout.obs[valid]).all() and np.isfinite(rollout.reward[valid]).all()):
+        return normalizer._replace(discounted=np.zeros_like(discounted)), seen
     if obs_moments is not None:
         obs_moments = moments_update(obs_moments, rollout.obs[valid])
     if return_moments is not None:

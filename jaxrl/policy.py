@@ -121,8 +121,11 @@ def load_policy(path: str | Path) -> Policy:
     arrays, notes = load_arrays(folder / "policy.npz")
     if notes.get("format") != FORMAT or notes.get("actor") not in ACTORS:
         raise BadInput(f"{folder} holds a policy of an unknown kind: this version of jaxrl reads format {FORMAT}")
-    settings = dict(notes["settings"], dtype=np.dtype(notes["settings"]["dtype"]))
-    settings["hidden_sizes"] = tuple(settings["hidden_sizes"])
+    try:
+        settings = dict(notes["settings"], dtype=np.dtype(notes["settings"]["dtype"]))
+        settings["hidden_sizes"] = tuple(settings["hidden_sizes"])
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{folder} holds a policy whose description is incomplete: {error}") from error
     _, apply = apply_function(ACTORS[notes["actor"]], *settings.values())
     obs = Moments(arrays["obs.seen"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
     action_space = spaces.Box(arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from flax.training.train_state import TrainState
 from gymnasium import spaces
@@ -70,8 +71,8 @@ RANGES = {
     "actor_learning_rate": NOT_NEGATIVE,
     "critic_learning_rate": NOT_NEGATIVE,
     "anneal_updates": COUNT,
-    "num_epochs": COUNT,
-    "num_minibatches": COUNT,
+    "num_epochs": (1.0, 1e6),
+    "num_minibatches": (1.0, 1e9),
     "initial_log_std": (-20.0, 20.0),
 }
 
@@ -138,11 +139,12 @@ class PPOState(struct.PyTreeNode):
           BadInput: one of them is static, or off (None) in this state, or out of its range.
         """
         for name in numbers:
-            if not isinstance(getattr(self.config, name, None), jax.Array):
+            if not isinstance(getattr(self.config, name, None), jax.Array | np.ndarray):
                 raise BadInput(f"{name} is no number of this state's config: what is static or off is set at ppo_init")
         arrays = {name: jnp.asarray(number, self.kl_coef.dtype) for name, number in numbers.items()}
         config = self.config.replace(**arrays)
         check_numbers(config, RANGES)
+        _check_penalty(config)
         return self.replace(config=config, kl_coef=arrays.get("kl_coef", self.kl_coef))
 
 
@@ -243,7 +245,7 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
         (_, info), actor_grads = jax.value_and_grad(_actor_loss, has_aux=True)(actor.params, state, batch, clip_eps)
         value_loss, critic_grads = jax.value_and_grad(_critic_loss)(critic.params, state, batch)
         if config.stop_kl is not None:
-            go &= info["approx_kl"] <= config.stop_kl
+            go &= ~(info["approx_kl"] > config.stop_kl)  # One that is not a number is skipped below, not stopped at.
         take = go & (batch.weight.sum() > 0)
         actor, norm_actor, actor_finite = descend(actor, actor_grads, rates[0], config.max_grad_norm, take)
         critic, norm_critic, critic_finite = descend(critic, critic_grads, rates[1], config.max_grad_norm, take)
@@ -325,14 +327,20 @@ def check_config(config: PPOConfig, observation_space: spaces.Space, action_spac
     elif not isinstance(action_space, spaces.Discrete):
         raise BadInput(f"action space {type(action_space).__name__} is not supported: PPO takes Discrete or Box")
     check_numbers(config, RANGES)
-    if not config.hidden_sizes or min(config.hidden_sizes) < 1:
-        raise BadInput(f"hidden_sizes {config.hidden_sizes}: it must name one or more widths of at least 1")
-    if config.kl_target is not None and (config.kl_coef is None or config.kl_coef == 0):
-        raise BadInput("kl_target adapts kl_coef, which is off: give a positive kl_coef (1.0, say) or kl_target none")
+    if not isinstance(config.hidden_sizes, tuple) or not config.hidden_sizes or min(config.hidden_sizes) < 1:
+        raise BadInput(f"hidden_sizes {config.hidden_sizes}: it must be a tuple of one or more widths of at least 1")
+    _check_penalty(config)
     if config.anneal_clip and config.clip_eps is None:
         raise BadInput("anneal_clip anneals clip_eps, which is none: give a clip_eps (0.2, say) or leave it off")
     if (config.anneal_clip or config.anneal_learning_rate) and config.anneal_updates is None:
         raise BadInput("annealing needs its horizon: set anneal_updates to the number of updates that it takes")
+
+
+def _check_penalty(config: PPOConfig) -> None:
+    coef = config.kl_coef
+    off = coef is None or (not isinstance(coef, jax.core.Tracer) and not np.all(np.asarray(coef) > 0))
+    if config.kl_target is not None and off:
+        raise BadInput("kl_target adapts kl_coef, which is off: give a positive kl_coef (1.0, say) or kl_target none")
 
 
 def _strong(tree: Any) -> Any:

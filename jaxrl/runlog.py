@@ -1,5 +1,6 @@
 """What a run says while it goes: CSV files, TensorBoard events, a progress line. Nothing here influences the run."""
 
+import contextlib
 import csv
 import io
 import sys
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
+from jaxrl.checkpoint import write_atomically
 from jaxrl.envs import FinishedEpisode
 from jaxrl.evaluate import Evaluation
 
@@ -29,19 +31,22 @@ class RunLog:
       run_dir: the run's folder.
       metric_names: columns of metrics.csv.
       total_steps: where the run ends.
-      step, wall_time: where it starts: 0, or where a resumed run was saved; rows after that step are dropped.
+      step: where it starts.
+      wall_time: what a resumed run has taken before, in seconds; its tables keep their rows up to `step`. None for a
+        run that begins.
     """
 
     def __init__(
-        self, run_dir: Path, metric_names: Sequence[str], total_steps: int, step: int, wall_time: float
+        self, run_dir: Path, metric_names: Sequence[str], total_steps: int, step: int, wall_time: float | None
     ) -> None:
-        self._began = time.perf_counter() - wall_time
+        self._began = time.perf_counter() - (wall_time or 0.0)
+        kept = -1 if wall_time is None else step
         self._files = {
-            "episodes": _Table(run_dir / "episodes.csv", EPISODE_COLUMNS, step),
-            "evaluations": _Table(run_dir / "evaluations.csv", Evaluation._fields, step),
-            "metrics": _Table(run_dir / "metrics.csv", ("step", *metric_names, "wall_time"), step),
+            "episodes": _Table(run_dir / "episodes.csv", EPISODE_COLUMNS, kept),
+            "evaluations": _Table(run_dir / "evaluations.csv", Evaluation._fields, kept),
+            "metrics": _Table(run_dir / "metrics.csv", ("step", *metric_names, "wall_time"), kept),
         }
-        self._board = SummaryWriter(str(run_dir), purge_step=step + 1 if step else None, flush_secs=10)
+        self._board = SummaryWriter(str(run_dir), purge_step=None if wall_time is None else step + 1, flush_secs=10)
         self._recent: deque[float] = deque(maxlen=100)
         self._pending: list[FinishedEpisode] = []
         self._display = _Display(total_steps, step)
@@ -95,17 +100,18 @@ class RunLog:
 
 
 class _Table:
-    """A CSV file that a resumed run continues: rows of later steps, and a torn last one, are dropped first."""
+    """A CSV file that a resumed run continues: it keeps the whole rows up to step `last`, -1 for none."""
 
-    def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], last: int) -> None:
         kept: list[list[str]] = []
-        if step and path.is_file():
+        if path.is_file():
             rows = list(csv.reader(io.StringIO(path.read_text())))[1:]
-            kept = [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step]
-        self._file = path.open("w", newline="")
+            kept = [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= last]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([columns, *kept])
+        write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+        self._file = path.open("a", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerows([columns, *kept])
-        self.flush()
 
     def add(self, row: Sequence[Any]) -> None:
         self._writer.writerow(row)
@@ -160,8 +166,9 @@ class _Display:
 
     def say(self, line: str) -> None:
         if self._bar is None:
-            print(line, flush=True)
             self._last_line = time.perf_counter()
+            with contextlib.suppress(OSError):  # Nobody reads any more (a closed pipe, a full disk): the run goes on.
+                print(line, flush=True)
         else:
             self._bar.console.print(line, highlight=False, markup=False)
 

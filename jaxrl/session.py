@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from jaxrl.checkpoint import load_tree, save_tree, write_atomically
+from jaxrl.checkpoint import load_arrays, load_tree, save_tree, write_atomically
 from jaxrl.config import RunConfig, claim_run_dir, run_to_json
 from jaxrl.envs import FinishedEpisode, make_envs
 from jaxrl.errors import BadInput
@@ -104,6 +104,9 @@ class Session:
         self._spaces = observation_space, action_space
         self._metric_names, self._callback = metric_names, callback
         self._eval_envs = make_eval_envs(run.env if run.eval_env is None else run.eval_env, run.eval_episodes)
+        seen, done = self._eval_envs.observation_space, self._eval_envs.action_space
+        if seen.shape != observation_space.shape or done != action_space:
+            raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
         self._pending: list[Any] = []
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
         self._evaluated = self._saved = self._logged = -1
@@ -124,20 +127,21 @@ class Session:
     def begin(self, training: Training) -> None:
         """Makes the run's folder and starts the logs; where the run resumes, or starts from another's networks, brings
         `training` there. Whatever was wrong with the settings has been said before anything is written."""
-        wall_time = 0.0
-        if self.run.resume is not None:
-            self.run_dir = Path(self.run.resume)
+        run, wall_time = self.run, None
+        about = {"run": run_to_json(dataclasses.replace(run, resume=None)), "versions": versions()}
+        text = json.dumps(about | {"device": str(jax.devices()[0])}, indent=2).encode() + b"\n"
+        if run.resume is not None:
+            self.run_dir = Path(run.resume)
             wall_time = self._restore(training)
         else:
-            if self.run.init_from is not None:
-                _adopt(Path(self.run.init_from), training)
-            self.run_dir = claim_run_dir(self.run)
-            about = {"run": run_to_json(self.run), "versions": versions(), "device": str(jax.devices()[0])}
-            text = json.dumps(about, indent=2).encode() + b"\n"
-            write_atomically(self.run_dir / "config.json", lambda file: file.write(text))
+            if run.init_from is not None:
+                _adopt(Path(run.init_from), training)
+            self.run_dir = claim_run_dir(run)
             (self.run_dir / "checkpoints").mkdir()
-        self._log = RunLog(self.run_dir, self._metric_names, self.run.total_steps, training.step, wall_time)
-        if self.run.resume is not None:
+        # Written again by a resumed run, whose end may have moved.
+        write_atomically(self.run_dir / "config.json", lambda file: file.write(text))
+        self._log = RunLog(self.run_dir, self._metric_names, run.total_steps, training.step, wall_time)
+        if run.resume is not None:
             self._log.say(f"resuming {self.run_dir} at step {training.step:,}; unfinished episodes start anew")
         else:
             self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.run_dir}")
@@ -165,7 +169,8 @@ class Session:
         if due and self.stopped_by is None:
             over |= self._evaluate(training)
         if self._callback is not None and metrics is not None:
-            over |= self._callback(self._snapshot(training, metrics)) is False
+            answer = self._callback(self._snapshot(training, metrics))
+            over |= answer is not None and not answer
         over |= self.stopped_by is not None
         if over or (step > 0 and step // run.checkpoint_every > max(self._saved, 0) // run.checkpoint_every):
             self._save(training)
@@ -190,7 +195,11 @@ class Session:
     def _evaluate(self, training: Training) -> bool:
         """Evaluates, keeps the best policy, and says whether the run has reached what it was to reach."""
         seed = stream(self.run.seed, EVALUATION, training.step)
-        returns, _ = evaluate(_noise_free(training), self._eval_envs, self.run.eval_episodes, seed)
+        policy = _noise_free(training)
+        episodes = evaluate(policy, self._eval_envs, self.run.eval_episodes, seed, lambda: self.stopped_by is not None)
+        if episodes is None:
+            return False
+        returns, _ = episodes
         evaluation = Evaluation(
             training.step,
             mean_return=float(returns.mean()),
@@ -242,7 +251,12 @@ class Session:
 
     def _restore(self, training: Training) -> float:
         like = {"state": training.state, "normalizer": training.normalizer}
-        tree, notes = load_tree(self.run_dir / "checkpoints" / "latest.npz", like)
+        path = self.run_dir / "checkpoints" / "latest.npz"
+        tree, notes = load_tree(path, like)
+        if (notes["algo"], notes["env"]) != (self.run.algo, self.run.env_name):
+            raise BadInput(
+                f"{path} is of {notes['algo']} on {notes['env']}, not of {self.run.algo} on {self.run.env_name}"
+            )
         training.state, training.normalizer = tree["state"], tree["normalizer"]
         training.normalizer = training.normalizer._replace(discounted=np.zeros(self.run.num_envs))
         training.rng.bit_generator.state = notes["rng"]
@@ -296,11 +310,11 @@ def _adopt(source: Path, training: Training) -> None:
         actor=actor.replace(params=params["state"]["actor"]["params"]),
         critic=critic.replace(params=params["state"]["critic"]["params"]),
     )
+    stored, _ = load_arrays(path)
+    if ("normalizer.obs.mean" in stored) != (training.normalizer.obs is not None):
+        raise BadInput(
+            f"one of {source} and this run normalises observations and one does not: set normalize_obs alike"
+        )
     if training.normalizer.obs is not None:
-        try:
-            found, _ = load_tree(path, {"normalizer": {"obs": training.normalizer.obs}}, partly=True)
-        except BadInput as error:
-            raise BadInput(
-                f"{source} did not normalise observations as this run does: set normalize_obs alike"
-            ) from error
+        found, _ = load_tree(path, {"normalizer": {"obs": training.normalizer.obs}}, partly=True)
         training.normalizer = training.normalizer._replace(obs=found["normalizer"]["obs"])

@@ -1,7 +1,9 @@
 """The command line: flags reach the run, mistakes cost one line and exit code 2, and nothing is written."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +84,12 @@ BAD_TRAIN = {
     "resumed to another end of an annealed run": (["--resume", "RUN", "--total-steps", "999"], "anneals"),
     "resumed to a word": (["--resume", "RUN", "--total-steps", "far"], "far"),
     "a window without a screen": (["--render"], "screen"),
+    "an environment that is gone": (["--env", "HalfCheetah-v3"], "HalfCheetah-v3"),
+    "another environment to evaluate in": (["--eval-env", "Pendulum-v1"], "eval_env"),
+    "a return that is no number": (["--stop-return", "nan"], "stop_return"),
+    "more environments than memory": (["--num-envs", "100000000000000"], "num_envs"),
+    "more epochs than time": (["--num-epochs", "99999999999999999999"], "num_epochs"),
+    "no name": (["--env", ""], "environment"),
 }
 BAD_EVALUATE = {
     "no folder given": ([], "RUN_DIR"),
@@ -92,6 +100,9 @@ BAD_EVALUATE = {
     "window and film": (["RUN", "--render", "--video", "film"], "--video"),
     "window without a screen": (["RUN", "--render"], "screen"),
     "unknown flag": (["RUN", "--episode", "3"], "--episodes"),
+    "negative seed": (["RUN", "--seed", "-1"], "seed"),
+    "episodes of no step": (["RUN", "--max-episode-steps", "0"], "max-episode-steps"),
+    "no environment's name": (["RUN", "--env", ""], "environment"),
 }
 
 
@@ -129,6 +140,38 @@ def test_a_mistake_seen_from_outside():
         == "jaxrl: there is no environment CartPol-v1: did you mean CartPole-v1 or CartPole-v0 or phys2d/CartPole-v1?\n"
     )
     assert not list(Path().iterdir())
+
+
+def test_a_terminal_without_unicode_gets_the_same_line():
+    env = dict(os.environ, PYTHONIOENCODING="ascii")
+    command = [sys.executable, str(ROOT / "experiments" / "train.py"), "--gama", "0.5"]
+    run = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert run.returncode == 2
+    assert "--gama" in run.stderr and "perhaps you meant --gamma" in run.stderr
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_envs": "8"}, {"seed": "a"}, {"env": None}, {"env": 3}, {"num_steps": 32.0}, {"agent": {"gamma": "x"}}],
+    ids=str,
+)
+def test_a_config_that_was_tampered_with_is_refused(change, finished_run, capfd):
+    shutil.copytree(finished_run, "copy")
+    about = json.loads(Path("copy/config.json").read_text())
+    agent = about["run"]["agent"] | change.pop("agent", {})
+    about["run"] |= change | {"agent": agent}
+    Path("copy/config.json").write_text(json.dumps(about))
+    assert train_command(["--resume", "copy"]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "config.json" in err
+
+
+def test_nobody_has_to_read_what_a_run_says(tmp_path):
+    command = f"{sys.executable} {ROOT}/experiments/train.py {' '.join(QUICK)} --run-dir {tmp_path}/run | head -1"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert run.stderr == ""
+    assert (tmp_path / "run" / "checkpoints" / "latest.npz").is_file()
 
 
 def test_flags_reach_the_run():

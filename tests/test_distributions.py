@@ -101,6 +101,10 @@ def test_sampling_follows_the_probabilities_and_the_generator():
     assert not np.array_equal(draws, policy.sample(np.random.default_rng(1)))
 
 
+def test_an_action_that_is_none_has_no_probability():
+    assert jnp.isneginf(Categorical(jnp.zeros((2, 3)), 1).log_prob(jnp.array([0, 4]))).all()
+
+
 def test_two_kinds_do_not_mix():
     with pytest.raises(TypeError, match="Categorical and DiagGaussian"):
         kl_divergence(Categorical(jnp.zeros((1, 2))), DiagGaussian(jnp.zeros((1, 2)), jnp.zeros((1, 2))))

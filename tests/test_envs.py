@@ -188,3 +188,23 @@ def test_a_vector_environment_without_a_mode_is_refused():
         make_envs(envs, 1, 0)
     with pytest.raises(BadInput, match="backend"):
         make_envs("CartPole-v1", 1, 0, backend="other")
+
+
+def test_an_id_with_a_module_imports_it(tmp_path, monkeypatch):
+    (tmp_path / "my_envs.py").write_text(
+        "import gymnasium as gym\nfrom scripted import Endless\ngym.register('Mine-v0', entry_point=Endless)\n"
+    )
+    (tmp_path / "broken_envs.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert make_envs("my_envs:Mine-v0", 2, 0).obs.shape == (2, 1)
+    with pytest.raises(BadInput, match="ZeroDivisionError"):
+        make_envs("broken_envs:Mine-v0", 2, 0)
+
+
+def test_options_act_or_are_refused():
+    envs = make_envs("Pendulum-v1", 1, 0, max_episode_steps=3)
+    assert [len(envs.finished) for _ in range(3) if envs.step(np.zeros((1, 1)))] == [0, 0, 1]
+    with pytest.raises(BadInput, match="max_episode_steps"):
+        make_envs(lambda: Scripted(EPISODES), 1, 0, max_episode_steps=3)
+    with pytest.raises(BadInput, match="seed"):
+        make_envs("Pendulum-v1", 1, -1)

@@ -81,3 +81,17 @@ def test_off_means_untouched():
     assert normalizer.obs is None and normalizer.returns is None
     for a, b in zip(seen, data, strict=True):
         assert a is b
+
+
+@pytest.mark.parametrize("field", ["obs", "reward"])
+def test_what_is_not_finite_leaves_the_statistics_alone(field):
+    normalizer, _ = normalize_rollout(normalizer_init(S, N, True, True), rollout(0), 0.9)
+    spoilt = rollout(1)
+    getattr(spoilt, field)[2, 1] = np.nan
+    after, seen = normalize_rollout(normalizer, spoilt, 0.9)
+    for name in ("obs", "returns"):
+        for a, b in zip(getattr(after, name), getattr(normalizer, name), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert np.isnan(getattr(seen, field)).any(), "the update must see it, and reject the rollout"
+    healed, _ = normalize_rollout(after, rollout(2), 0.9)
+    assert np.isfinite(np.concatenate([healed.obs.mean, healed.discounted, [healed.returns.var]])).all()

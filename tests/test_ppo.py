@@ -7,7 +7,7 @@ import optax
 import pytest
 from gymnasium import spaces
 
-from jaxrl import BadInput, PPOConfig, Transition, kl_divergence, ppo_act, ppo_init, ppo_update
+from jaxrl import BadInput, PPOConfig, Transition, gae, kl_divergence, ppo_act, ppo_init, ppo_update
 from jaxrl.checkpoint import load_tree, save_tree
 from jaxrl.ppo import METRICS
 
@@ -362,14 +362,60 @@ def test_early_stop_takes_no_step_once_the_policy_has_moved():
     assert stopped["kl"] < free["kl"]
 
 
+def test_early_stop_does_not_stop_at_what_it_must_skip():
+    data = rollout(BOX)
+    data.action[0, 0] = np.nan
+    _, metrics = update(fresh(SMALL.replace(stop_kl=1e9), BOX), data)
+    assert (metrics["gradient_steps"], metrics["skipped_updates"]) == (6, 2)
+
+
+def test_metrics_of_one_step_are_what_their_names_say(float64):
+    entropy = np.asarray(ppo_act(one_step, data.obs).entropy())[valid].mean()
+    np.testing.assert_allclose(second["entropy"], entropy, rtol=1e-6)
+    config = SMALL.replace(num_epochs=2, num_minibatches=1, clip_eps=0.05, actor_learning_rate=5e-2, max_grad_norm=None)
+    valid = np.random.default_rng(1).random((T, N)) < 0.6
+    state, data = fresh(config), rollout(valid=valid)
+    _, metrics = update(state, data)
+    one_step, first = update(fresh(config.replace(num_epochs=1)), data)
+    old, new = (np.asarray(ppo_act(s, data.obs).log_prob(data.action))[valid] for s in (state, one_step))
+    second = {name: 2 * metrics[name] - first[name] for name in metrics}  # The mean of both steps, less the first.
+    ratio = np.exp(new - old)
+    np.testing.assert_allclose(second["approx_kl"], (ratio - 1 - (new - old)).mean(), rtol=1e-6)
+    np.testing.assert_allclose(second["clip_fraction"], (np.abs(ratio - 1) > 0.05).mean(), rtol=1e-6)
+    assert 0 < second["clip_fraction"] < 1
+    np.testing.assert_allclose(
+        second["entropy"], np.asarray(ppo_act(one_step, data.obs).entropy())[valid].mean(), rtol=1e-6
+    )
+
+    def losses(params):
+        value = state.critic.apply_fn(params, data.obs)
+        return 0.5 * jnp.where(valid, (value - returns) ** 2, 0).sum() / valid.sum()
+
+    value, next_value = (state.critic.apply_fn(state.critic.params, x) for x in (data.obs, data.next_obs))
+    flags = data.terminated, data.truncated, config.gamma, config.gae_lambda, jnp.asarray(valid)
+    returns = gae(jnp.asarray(data.reward, float), value, next_value, *flags) + value
+    np.testing.assert_allclose(first["value_loss"], losses(state.critic.params), rtol=1e-6)
+    np.testing.assert_allclose(
+        first["grad_norm_critic"], optax.tree.norm(jax.grad(losses)(state.critic.params)), rtol=1e-6
+    )
+    assert abs(first["grad_norm_actor"] / first["grad_norm_critic"] - 1) > 0.01
+
+
+def test_annealing_the_clip_follows_the_update_counter():
+    config = SMALL.replace(clip_eps=0.2, anneal_clip=True, anneal_updates=4, actor_learning_rate=3e-2)
+    state = fresh(config).replace(num_updates=jnp.asarray(3, jnp.int32))
+    plain = fresh(config.replace(anneal_clip=False, anneal_updates=None, clip_eps=0.05))
+    assert_close(update(state, rollout())[0].actor.params, update(plain, rollout())[0].actor.params, 1e-6)
+
+
 def test_annealing_follows_the_update_counter_to_0():
     config = SMALL.replace(anneal_learning_rate=True, anneal_updates=4)
     state, rates = fresh(config), []
     for seed in range(6):
         before = state
         state, _ = update(state, rollout(seed=seed))
-        rates.append(float(state.actor.opt_state.hyperparams["learning_rate"]))
-    np.testing.assert_allclose(rates, 1e-3 * np.array([1, 0.75, 0.5, 0.25, 0, 0]), rtol=1e-6)
+        rates.append([float(x.opt_state.hyperparams["learning_rate"]) for x in (state.actor, state.critic)])
+    np.testing.assert_allclose(rates, np.outer([1, 0.75, 0.5, 0.25, 0, 0], [1e-3, 2e-3]), rtol=1e-6)
     assert_equal(state.actor.params, before.actor.params)
 
 
@@ -484,3 +530,13 @@ def test_donation_works_in_a_loop():
         reference, _ = update(reference, rollout(seed=seed))
     assert_close(state.actor.params, reference.actor.params, 1e-6)
     assert optax.tree.norm(state.actor.params) > 0
+
+
+def test_init_sweeps_numbers_under_vmap():
+    def init(coef):
+        return ppo_init(jax.random.key(0), SMALL.replace(kl_coef=coef, kl_target=0.01), OBSERVATIONS, DISCRETE)
+
+    states = jax.vmap(init)(jnp.array([0.5, 2.0]))
+    np.testing.assert_array_equal(states.kl_coef, [0.5, 2.0])
+    with pytest.raises(BadInput, match="kl_target adapts"):
+        init(1.0).replace_config(kl_coef=0.0)

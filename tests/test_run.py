@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted import EPISODES, Endless, Scripted
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jaxrl import BadInput, PPOConfig, RunConfig, load_policy, train
+from jaxrl import BadInput, PPOConfig, RunConfig, load_policy, make_envs, train
 from jaxrl.config import default_run, load_run, run_from_json, run_to_json
 from jaxrl.evaluate import evaluate, make_eval_envs
 from jaxrl.session import EVALUATION, stream
@@ -129,6 +129,95 @@ def test_resume_continues_and_no_row_is_lost_or_doubled(tmp_path):
         assert len(steps) == len(set(steps))
     assert [e.step for e in whole.evaluations] == [0, 256, 512, 640]
     assert resumed.evaluations[-1].step == 640
+
+
+def test_resume_restores_everything_that_the_checkpoint_holds(tmp_path):
+    part = train(tiny(tmp_path), callback=lambda snapshot: snapshot.step < 320)
+    saved = np.load(tmp_path / "run" / "checkpoints" / "latest.npz")
+    seen = []
+    frozen = dataclasses.replace(load_run(tmp_path / "run"), total_steps=321)
+    resumed = train(frozen, callback=seen.append)
+    assert resumed.normalizer.obs.seen == part.normalizer.obs.seen + 64 == 384
+    assert resumed.state.actor.step == part.state.actor.step + 4 == 24
+    moments = [x for x in jax.tree.leaves(part.state.actor.opt_state) if x.ndim == 1]
+    assert any(np.abs(x).max() > 0 for x in moments)
+    for name, array in saved.items():  # The file holds the state that the run ended with, bit for bit.
+        if name.startswith("state.actor.params"):
+            node = part.state.actor.params
+            for key in name.split(".")[3:]:
+                node = node[key]
+            np.testing.assert_array_equal(array, node)
+    notes = json.loads(bytes(saved["notes"]))
+    assert notes["rng"]["bit_generator"] == "PCG64"
+
+    # And restoring takes all of it back: look at a session that has just begun.
+    from jaxrl.config import check_settings
+    from jaxrl.normalize import normalizer_init
+    from jaxrl.ppo import METRICS, ppo_init
+    from jaxrl.session import Session, Training
+
+    again = train(tiny(tmp_path, "other"), callback=lambda snapshot: snapshot.step < 320)
+    run = load_run(tmp_path / "other")
+    check_settings(run)
+    envs = make_envs(run.env, run.num_envs, 0)
+    blank = ppo_init(jax.random.key(5), run.algorithm_config, envs.observation_space, envs.action_space)
+    training = Training(blank, normalizer_init(3, 2, True, True), np.random.default_rng(99))
+    with Session(run, envs.observation_space, envs.action_space, METRICS) as session:
+        session.begin(training)
+    assert parameters(training.state) == parameters(again.state)
+    assert training.normalizer.obs.seen == 320
+    np.testing.assert_array_equal(training.normalizer.obs.mean, again.normalizer.obs.mean)
+    np.testing.assert_array_equal(training.normalizer.returns.var, again.normalizer.returns.var)
+    saved = json.loads(bytes(np.load(tmp_path / "other" / "checkpoints" / "latest.npz")["notes"]))
+    assert training.rng.bit_generator.state == saved["rng"]
+    np.testing.assert_array_equal(jax.random.key_data(training.state.key), jax.random.key_data(again.state.key))
+
+
+def test_a_fine_tuned_and_an_extended_run_resume_too(tmp_path):
+    train(tiny(tmp_path, "first", total_steps=64))
+    train(tiny(tmp_path, "second", total_steps=128, init_from=str(tmp_path / "first")), lambda snapshot: False)
+    assert train(load_run(tmp_path / "second")).step == 128
+    longer = dataclasses.replace(load_run(tmp_path / "second"), total_steps=320)
+    train(longer, lambda snapshot: np.False_)
+    assert train(load_run(tmp_path / "second")).step == 320
+
+
+def test_a_run_that_stopped_before_its_first_step_keeps_its_evaluation(tmp_path):
+    train(tiny(tmp_path, stop_return=-1e9))
+    train(dataclasses.replace(load_run(tmp_path / "run"), stop_return=None))
+    assert [int(step) for (step,) in rows(tmp_path / "run" / "evaluations.csv", "step")] == [0, 256, 512, 640]
+
+
+def test_a_reward_that_is_not_finite_costs_one_update(tmp_path):
+    whole = [(1.0, False, t == 49) for t in range(50)]
+    spoilt = [whole, [*whole[:40], (np.nan, False, False), *whole[41:]], *[whole] * 98]  # A run begins with the second.
+    skipped = []
+    run = tiny(tmp_path, env=lambda: Scripted(spoilt), eval_env=lambda: Scripted(EPISODES), total_steps=320)
+    result = train(run, lambda snapshot: skipped.append(snapshot.metrics["skipped_updates"]))
+    assert skipped == [0, 4, 0, 0, 0]
+    assert np.isfinite(result.normalizer.obs.mean).all()
+
+
+def test_settings_that_the_environment_refuses_leave_no_folder(tmp_path):
+    for changes in ({"eval_env": "CartPole-v1"}, {"stop_return": float("nan")}, {"render": True, "env": Endless}):
+        with pytest.raises(BadInput):
+            train(tiny(tmp_path, "none", **changes))
+        assert not (tmp_path / "none").exists()
+    agent = TINY.agent.replace(gamma=np.float32(0.5))
+    assert train(tiny(tmp_path, "odd", seed=np.int64(3), agent=agent, total_steps=64)).step == 64
+    assert load_run(tmp_path / "odd").seed == 3
+
+
+def test_an_evaluation_without_an_end_can_be_stopped(tmp_path):
+    code = (
+        f"import sys, signal, threading, os, time; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "from scripted import Endless; from test_run import TINY, dataclasses; from jaxrl import train\n"
+        "threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        f"train(dataclasses.replace(TINY, env=lambda: Endless(10**12), run_dir={str(tmp_path / 'run')!r}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "KeyboardInterrupt" in run.stderr
+    assert (tmp_path / "run" / "checkpoints" / "latest.npz").is_file()
 
 
 def test_a_longer_end_is_taken_and_a_folder_without_a_run_refused(tmp_path):
