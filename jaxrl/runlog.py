@@ -159,9 +159,10 @@ class _Display:
 
     def evaluated(self, evaluation: Evaluation) -> None:
         self._evaluated = f"  evaluated {evaluation.mean_return:,.1f}"
+        rate = f", {self._rate:,.0f} steps/s" if self._rate else ""
         self.say(
             f"step {evaluation.step:,}: evaluation {evaluation.mean_return:,.1f} +- {evaluation.std_return:,.1f} "
-            f"over {evaluation.episodes} episodes, {self._rate:,.0f} steps/s, {_duration(evaluation.wall_time)} so far"
+            f"over {evaluation.episodes} episodes{rate}, {_duration(evaluation.wall_time)} so far"
         )
 
     def say(self, line: str) -> None:
