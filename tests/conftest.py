@@ -1,10 +1,23 @@
-"""Shared fixtures."""
+"""Shared fixtures, and one compilation cache for the session: many tests train the same tiny network, some of them in
+processes of their own."""
 
+import atexit
 import contextlib
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 
-import jax
-import pytest
+CACHE = tempfile.mkdtemp(prefix="jaxrl-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": CACHE,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 
 @contextlib.contextmanager
