@@ -14,11 +14,20 @@ _HOME = {
     "clipped_surrogate": "losses",
     "adapt_kl_coef": "losses",
     "kl_divergence": "distributions",
+    "DDPGConfig": "ddpg",
+    "DDPGState": "ddpg",
+    "ddpg_init": "ddpg",
+    "ddpg_act": "ddpg",
+    "ddpg_update": "ddpg",
     "PPOConfig": "ppo",
     "PPOState": "ppo",
     "ppo_init": "ppo",
     "ppo_act": "ppo",
     "ppo_update": "ppo",
+    "Replay": "replay",
+    "replay_init": "replay",
+    "replay_add": "replay",
+    "replay_sample": "replay",
     "make_envs": "envs",
     "RunConfig": "config",
     "train": "run",
@@ -29,12 +38,14 @@ __all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDun
 
 if TYPE_CHECKING:
     from jaxrl.config import RunConfig
+    from jaxrl.ddpg import DDPGConfig, DDPGState, ddpg_act, ddpg_init, ddpg_update
     from jaxrl.distributions import kl_divergence
     from jaxrl.envs import make_envs
     from jaxrl.errors import BadInput
     from jaxrl.losses import adapt_kl_coef, clipped_surrogate
     from jaxrl.policy import load_policy
     from jaxrl.ppo import PPOConfig, PPOState, ppo_act, ppo_init, ppo_update
+    from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
     from jaxrl.returns import gae, td_target
     from jaxrl.run import train
     from jaxrl.transition import Transition

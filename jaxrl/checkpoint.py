@@ -1,8 +1,10 @@
 """Pytrees on disk: one file each, written atomically, read back only into the shapes and types that are expected."""
 
+import contextlib
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +80,32 @@ def load_tree(path: Path, like: Any, partly: bool = False) -> tuple[Any, dict[st
 
 def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays by name, and the notes, of a file that `save_tree` wrote. Raises BadInput where there is none."""
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        stored = dict(file)
+        return stored, _notes(stored.pop("notes"))
+
+
+def load_notes(path: Path) -> dict[str, Any]:
+    """The notes alone of a file that `save_tree` wrote. Raises BadInput where there is none."""
+    with _reading(path), np.load(path, allow_pickle=False) as file:
+        return _notes(file["notes"])
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = dict(file)
-        notes = json.loads(stored.pop("notes").tobytes())
-        if not isinstance(notes, dict):
-            raise ValueError("its notes are none")
-        return stored, notes
+        yield
     except FileNotFoundError as error:
         raise BadInput(f"there is no {path}") from error
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
         raise BadInput(f"{path} is damaged or no file of jaxrl's: {error}") from error
+
+
+def _notes(text: np.ndarray) -> dict[str, Any]:
+    notes = json.loads(text.tobytes())
+    if not isinstance(notes, dict):
+        raise ValueError("its notes are none")
+    return notes
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

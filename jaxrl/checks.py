@@ -4,13 +4,17 @@ is wrong with it, and what would be right."""
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from gymnasium import spaces
 
 from jaxrl.errors import BadInput
+
+Config = TypeVar("Config", bound=struct.PyTreeNode)
 
 
 def check_observation_space(space: spaces.Space) -> None:
@@ -54,7 +58,32 @@ def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> Non
         number = getattr(config, name)
         if number is None or isinstance(number, jax.core.Tracer):
             continue
-        if not np.all((low <= np.asarray(number)) & (np.asarray(number) <= high)):
+        exact = np.asarray(number, np.float64)  # A bound that float32 cannot hold would be infinite there.
+        if not np.all((low <= exact) & (exact <= high)):
             bound = f"at least {low:g} and finite" if high == sys.float_info.max else f"between {low:g} and {high:g}"
             bound = "positive and finite" if (low, high) == POSITIVE else bound
             raise BadInput(f"{name} is {number}: it must be {bound}")
+
+
+def check_hidden_sizes(hidden_sizes: Any, at_least: int) -> None:
+    """Raises BadInput unless `hidden_sizes` is a tuple of `at_least` or more positive widths."""
+    if not isinstance(hidden_sizes, tuple) or len(hidden_sizes) < at_least or min(hidden_sizes) < 1:
+        raise BadInput(f"hidden_sizes {hidden_sizes}: it must be a tuple of {at_least} or more widths of at least 1")
+
+
+def strong(config: Config) -> Config:
+    """Every number as an array of the default float type: a Python float is weakly typed and would trace anew later."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), config)
+
+
+def with_numbers(
+    config: Config, numbers: Mapping[str, float], ranges: Mapping[str, tuple[float, float]], init: str
+) -> Config:
+    """A state's config with some of its numbers changed, in the types that they had; BadInput if they cannot be."""
+    for name in numbers:
+        if not isinstance(getattr(config, name, None), jax.Array | np.ndarray):
+            raise BadInput(f"{name} is no number of this state's config: what is static or off is set at {init}")
+    arrays = {name: jnp.asarray(number, getattr(config, name).dtype) for name, number in numbers.items()}
+    config = config.replace(**arrays)
+    check_numbers(config, ranges)
+    return config

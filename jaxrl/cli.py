@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NAMES = "--env", "--eval-env", "--run-dir", "--init-from", "--resume", "--video"  # Flags whose values are names.
-USAGE = """usage: jaxrl train --algo {ppo,ppo_kl} --env ID [OPTIONS]
+USAGE = """usage: jaxrl train --algo {ppo,ppo_kl,ddpg} --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
 each lists its options with --help"""
 
@@ -86,7 +86,7 @@ def parse_run(argv: Sequence[str]) -> "RunConfig":
     if first.resume is not None and not {"-h", "--help"} & set(argv):
         return _resumed(load_run(first.resume), argv)
     default = TrainFlags.of(first.algo, default_run(first.algo, first.env))
-    return _parse(TrainFlags, argv, prog="train.py", default=default).run()
+    return _parse(type(default), argv, prog="train.py", default=default).run()
 
 
 def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
@@ -98,7 +98,7 @@ def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
         total_steps = int(_spelled_out(given.total_steps))
     except ValueError as error:
         raise BadInput(f"--total-steps {given.total_steps} is no whole number") from error
-    if total_steps != run.total_steps and run.algorithm_config.anneal_updates is not None and run.anneal_steps is None:
+    if total_steps != run.total_steps and run.anneals and run.anneal_steps is None:
         raise BadInput("--total-steps cannot change in a run that anneals over it: only one with --anneal-steps can")
     return dataclasses.replace(run, total_steps=total_steps)
 
@@ -172,6 +172,10 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     else:
         envs = make_eval_envs(env, flags.episodes, **options)
     policy.check_spaces(envs.observation_space, envs.action_space)
+    if flags.stochastic and policy.deterministic:
+        raise BadInput(
+            f"--stochastic samples actions, but the policy in {flags.run_dir} is deterministic: leave it off"
+        )
     rng = np.random.default_rng(flags.seed) if flags.stochastic else None
     episodes = evaluate(lambda obs: policy(obs, rng), envs, flags.episodes, flags.seed)
     envs.close()

@@ -14,6 +14,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from gymnasium.vector import VectorEnv
 
+from jaxrl.ddpg import DDPGConfig
 from jaxrl.envs import EnvLike
 from jaxrl.errors import BadInput
 from jaxrl.ppo import PPOConfig
@@ -25,14 +26,14 @@ class RunConfig:
 
     env: EnvLike = "CartPole-v1"
     """Gymnasium id of the task."""
-    agent: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    agent: PPOConfig | DDPGConfig = dataclasses.field(default_factory=PPOConfig)
     """The algorithm and its numbers."""
     total_steps: int = 1_000_000
     """Environment steps to train for, over all environments; the run ends at the first update at or after it."""
     seed: int = 0
     """Seed of everything random in the run."""
-    num_envs: int = 8
-    """Environments that step together."""
+    num_envs: int = None  # type: ignore[assignment]
+    """Environments that step together; by default 8 for PPO, 1 for DDPG."""
     num_steps: int = 256
     """Steps of each environment per rollout, and so per update."""
     anneal_steps: int | None = None
@@ -41,8 +42,19 @@ class RunConfig:
     """Standardise observations with their running mean and variance."""
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of the discounted return."""
-    eval_every: int = 50_000
-    """Evaluate before the first step and at the first update at or after each multiple of this many steps."""
+    buffer_size: int = 1_000_000
+    """Transitions that the replay buffer keeps."""
+    learning_starts: int = 25_000
+    """Steps that are uniformly random, before the first update."""
+    exploration_noise: float = 0.1
+    """Standard deviation of the Gaussian noise on actions, in units of half of each action's range."""
+    batch_size: int = 256
+    """Transitions in the batch of an update."""
+    updates_per_step: int = 1
+    """Updates after each step that the environments take together: with N of them, that is N steps."""
+    eval_every: int = None  # type: ignore[assignment]
+    """Evaluate before the first step and at the first update at or after each multiple of this many steps; by default
+    50,000 for PPO, 5,000 for DDPG."""
     eval_episodes: int = 10
     """Episodes of one evaluation, noise-free, in environments of their own."""
     eval_env: EnvLike | None = None
@@ -62,9 +74,18 @@ class RunConfig:
     resume: str | None = None
     """Continue the run in this folder."""
 
+    def __post_init__(self) -> None:
+        num_envs, eval_every = (1, 5_000) if isinstance(self.agent, DDPGConfig) else (8, 50_000)
+        if self.num_envs is None:
+            object.__setattr__(self, "num_envs", num_envs)
+        if self.eval_every is None:
+            object.__setattr__(self, "eval_every", eval_every)
+
     @property
     def algo(self) -> str:
-        """The algorithm's name on the command line: `ppo_kl` where a KL penalty is on, else `ppo`."""
+        """The algorithm's name on the command line: `ddpg`; `ppo_kl` where a KL penalty is on, else `ppo`."""
+        if isinstance(self.agent, DDPGConfig):
+            return "ddpg"
         return "ppo_kl" if self.agent.kl_coef is not None else "ppo"
 
     @property
@@ -73,9 +94,14 @@ class RunConfig:
         return self.env if isinstance(self.env, str) else getattr(self.env, "__name__", type(self.env).__name__)
 
     @property
-    def algorithm_config(self) -> PPOConfig:
+    def anneals(self) -> bool:
+        """Whether anything goes to 0 over the run."""
+        return isinstance(self.agent, PPOConfig) and (self.agent.anneal_learning_rate or self.agent.anneal_clip)
+
+    @property
+    def algorithm_config(self) -> PPOConfig | DDPGConfig:
         """The agent's config with the annealing horizon in updates, as a fresh state takes it."""
-        if not (self.agent.anneal_learning_rate or self.agent.anneal_clip):
+        if not self.anneals:
             return self.agent
         steps = self.total_steps if self.anneal_steps is None else self.anneal_steps
         # A rollout of an environment that spends rows on resetting holds fewer steps than rows: there the run makes a
@@ -115,6 +141,14 @@ MUJOCO_DEFAULTS: tuple[dict[str, Any], dict[str, Any]] = (
     {"num_epochs": 10, "num_minibatches": 32, "anneal_learning_rate": True},
 )
 
+# DDPG's own defaults are those of the MuJoCo tasks.
+OFF_POLICY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "Pendulum-v1": (
+        {"total_steps": 20_000, "learning_starts": 1_000, "buffer_size": 100_000},
+        {"actor_learning_rate": 1e-3},
+    ),
+}
+
 
 def default_run(algo: str, env: str) -> RunConfig:
     """The settings that a command starts from: the task's own where the table has them, else general ones.
@@ -122,8 +156,11 @@ def default_run(algo: str, env: str) -> RunConfig:
     Raises:
       BadInput: no such algorithm.
     """
+    if algo == "ddpg":
+        run, agent = OFF_POLICY.get(env, ({}, {}))
+        return RunConfig(env=env, agent=DDPGConfig(**agent), **run)
     if algo not in ("ppo", "ppo_kl"):
-        raise BadInput(f"algorithm {algo!r} is not known: it must be ppo or ppo_kl")
+        raise BadInput(f"algorithm {algo!r} is not known: it must be ppo, ppo_kl or ddpg")
     run, agent = CLASSIC.get(env) or (MUJOCO_DEFAULTS if env in MUJOCO else ({}, {}))
     if algo == "ppo_kl":
         own_run, own_agent = PENALTY.get(env, ({}, {}))
@@ -133,19 +170,22 @@ def default_run(algo: str, env: str) -> RunConfig:
 
 # Beyond these a typing error is likelier than a wish, and memory ends before the run begins.
 MOST = {"num_envs": 2**16, "num_steps": 2**20, "eval_episodes": 10**5, "seed": 2**64 - 1}
+MOST |= {"buffer_size": 2**31 - 1, "batch_size": 2**24, "updates_per_step": 10**6, "learning_starts": 10**12}
 MOST |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "log_every", "anneal_steps"), 10**12)
 
 
 def check_settings(run: RunConfig) -> None:
     """Raises BadInput, in one line, if the settings cannot work whatever the environment."""
+    _check_relevant(run)
     at_least = {"total_steps": 1, "num_envs": 1, "num_steps": 1, "eval_every": 1, "eval_episodes": 1}
+    at_least |= {"buffer_size": 1, "learning_starts": 1, "batch_size": 1, "updates_per_step": 1}
     for name, low in (at_least | {"checkpoint_every": 1, "log_every": 1, "seed": 0, "anneal_steps": 1}).items():
         number = getattr(run, name)
         if number is not None and not low <= number <= MOST[name]:
             raise BadInput(f"{name} is {number}: it must be from {low} to {MOST[name]:,}")
     if run.init_from is not None and run.resume is not None:
         raise BadInput("init_from begins a run and resume continues one: give one of them")
-    if run.anneal_steps is not None and run.algorithm_config.anneal_updates is None:
+    if run.anneal_steps is not None and not run.anneals:
         raise BadInput("anneal_steps is set, but nothing anneals: add anneal_learning_rate or anneal_clip")
     if isinstance(run.env, VectorEnv) and run.eval_env is None:
         raise BadInput(
@@ -157,10 +197,44 @@ def check_settings(run: RunConfig) -> None:
         raise BadInput(f"stop_return is {run.stop_return}: it must be a finite return, or none")
     if run.env is run.eval_env and isinstance(run.env, VectorEnv):
         raise BadInput("env and eval_env are one vector environment: evaluation needs one of its own")
-    rows = run.num_envs * run.num_steps
-    if run.agent.num_minibatches < 1 or rows % run.agent.num_minibatches or rows // run.agent.num_minibatches < 2:
+    if isinstance(run.agent, DDPGConfig):
+        _check_replay(run)
+    else:
+        _check_minibatches(run, run.agent.num_minibatches)
+
+
+# Settings that one algorithm alone has a use for.
+OWN = {
+    PPOConfig: ("num_steps", "anneal_steps", "normalize_obs", "normalize_reward"),
+    DDPGConfig: ("buffer_size", "learning_starts", "exploration_noise", "batch_size", "updates_per_step"),
+}
+
+
+def _check_relevant(run: RunConfig) -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(run)}
+    for kind, names in OWN.items():
+        odd = [name for name in names if getattr(run, name) != defaults[name]]
+        if odd and not isinstance(run.agent, kind):
+            raise BadInput(f"{odd[0]} is nothing that {run.algo} has a use for: leave it off")
+
+
+def _check_replay(run: RunConfig) -> None:
+    if not (math.isfinite(run.exploration_noise) and run.exploration_noise >= 0):
+        raise BadInput(f"exploration_noise is {run.exploration_noise}: it must be at least 0 and finite")
+    stored = min(run.learning_starts, run.buffer_size)
+    if run.batch_size > stored:
+        name = "learning_starts" if stored == run.learning_starts else "buffer_size"
         raise BadInput(
-            f"num_minibatches {run.agent.num_minibatches} does not divide the rollout of num_envs {run.num_envs} x "
+            f"batch_size {run.batch_size:,} is larger than what is stored when the updates begin: "
+            f"it must be at most {name}, {stored:,}"
+        )
+
+
+def _check_minibatches(run: RunConfig, num_minibatches: int) -> None:
+    rows = run.num_envs * run.num_steps
+    if num_minibatches < 1 or rows % num_minibatches or rows // num_minibatches < 2:
+        raise BadInput(
+            f"num_minibatches {num_minibatches} does not divide the rollout of num_envs {run.num_envs} x "
             f"num_steps {run.num_steps} = {rows} rows into equal parts of 2 or more"
         )
 
@@ -203,7 +277,7 @@ def run_from_json(record: dict[str, Any]) -> RunConfig:
     """The inverse of `run_to_json`, for runs on environments with an id."""
     agent = dict(record["agent"], hidden_sizes=tuple(record["agent"]["hidden_sizes"]))
     rest = {name: value for name, value in record.items() if name not in ("algo", "agent")}
-    run = RunConfig(agent=PPOConfig(**agent), **rest)
+    run = RunConfig(agent=(DDPGConfig if record["algo"] == "ddpg" else PPOConfig)(**agent), **rest)
     if not isinstance(run.env, str):
         raise TypeError(f"env is {run.env!r}")
     for settings in (run, run.agent):

@@ -1,6 +1,9 @@
-"""Distributions over actions: Categorical and diagonal Gaussian, with their exact KL divergences. Both are pytrees, so
-that a network can return one. `sample` runs on the NumPy side with the caller's generator: inside a jitted policy the
-counter-based generator of JAX would double the cost of a step on a CPU."""
+"""Distributions over actions: Categorical and diagonal Gaussian with their exact KL divergences, and the trivial one of
+a deterministic policy. All are pytrees, so that a network can return one.
+
+`sample` runs on the NumPy side with the caller's generator: inside a jitted policy the counter-based generator of JAX
+would double the cost of a step on a CPU.
+"""
 
 import dataclasses
 import math
@@ -11,6 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Deterministic:
+    """All the probability on one action: what a deterministic policy gives. There is nothing to sample from it.
+
+    Attributes:
+      action: `(..., A)`.
+    """
+
+    action: Array | np.ndarray
+
+    def mode(self) -> Array | np.ndarray:
+        """The action, shape `(..., A)`."""
+        return self.action
 
 
 @jax.tree_util.register_dataclass

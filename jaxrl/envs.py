@@ -181,6 +181,27 @@ def make_envs(
         raise BadInput(f"environment {env} cannot be built: {_first_line(error)}") from error
 
 
+def check_finite(transition: Transition, env: str, step: int) -> None:
+    """Raises BadInput if a valid row holds a number that is not finite; it names the environment, the index and `step`,
+    how many steps were taken before."""
+    fields = {
+        "a first observation": transition.obs,
+        "an observation": transition.next_obs,
+        "a reward": transition.reward,
+    }
+    for name, field in fields.items():
+        if np.isfinite(field).all():
+            continue
+        bad = ~np.isfinite(field).reshape(len(field), -1).all(1)
+        if transition.valid is not None:
+            bad &= transition.valid
+        if bad.any():
+            raise BadInput(
+                f"{env} gave {name} that is not finite, copy {np.flatnonzero(bad)[0]} of it, after step {step:,}: "
+                "nothing of that step is stored; the environment must give finite numbers"
+            )
+
+
 def is_native(env: EnvLike) -> bool:
     """Whether `make_envs` runs this environment in a vector environment that its registration names: only in one that
     says how it resets, and that computes in NumPy."""

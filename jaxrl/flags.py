@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrl.config import RunConfig
+from jaxrl.ddpg import DDPGConfig
 from jaxrl.ppo import PPOConfig
 
 
@@ -13,6 +14,10 @@ class PPOFlags(PPOConfig):
     """The algorithm. Whoever sets one of these finds it acting, or is told why it cannot."""
 
     anneal_updates: tyro.conf.Suppress[float | None] = None
+
+
+class DDPGFlags(DDPGConfig):
+    """The algorithm. Whoever sets one of these finds it acting, or is told why it cannot."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,21 +29,46 @@ class TrainFlags(RunConfig):
 
     env: str = "CartPole-v1"
     """Gymnasium id of the task."""
-    agent: PPOFlags = PPOFlags()  # noqa: RUF009
     eval_env: str | None = None
     """Gymnasium id to evaluate in; none for the one trained in."""
-    algo: Literal["ppo", "ppo_kl"] = "ppo"  # type: ignore[assignment]
-    """ppo clips the surrogate; ppo_kl penalises KL(old || new) instead, with a coefficient that adapts."""
+    algo: Literal["ppo", "ppo_kl", "ddpg"] = "ppo"  # type: ignore[assignment]
+    """ppo clips the surrogate; ppo_kl penalises KL(old || new) instead, with a coefficient that adapts; ddpg learns a
+    deterministic policy from a replay buffer, for Box actions."""
 
-    @classmethod
-    def of(cls, algo: str, run: RunConfig) -> "TrainFlags":
-        """The flags that stand for `run`."""
-        return cls(**_fields(run) | {"agent": PPOFlags(**_fields(run.agent)), "algo": algo})
+    @staticmethod
+    def of(algo: str, run: RunConfig) -> "TrainFlags":
+        """The flags that stand for `run`: those that its algorithm has a use for."""
+        settings = _fields(run) | {"algo": algo}
+        if isinstance(run.agent, DDPGConfig):
+            return DDPGTrainFlags(**settings | {"agent": DDPGFlags(**_fields(run.agent))})
+        return PPOTrainFlags(**settings | {"agent": PPOFlags(**_fields(run.agent))})
 
     def run(self) -> RunConfig:
         """The run that the flags stand for."""
         settings = {name: value for name, value in _fields(self).items() if name != "algo"}
-        return RunConfig(**settings | {"agent": PPOConfig(**_fields(self.agent))})
+        kind = DDPGConfig if isinstance(self.agent, DDPGConfig) else PPOConfig
+        return RunConfig(**settings | {"agent": kind(**_fields(self.agent))})
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOTrainFlags(TrainFlags):  # noqa: D101
+    __doc__ = TrainFlags.__doc__  # Every algorithm's --help begins alike.
+    agent: PPOFlags = PPOFlags()  # noqa: RUF009
+    buffer_size: tyro.conf.Suppress[int] = RunConfig.buffer_size
+    learning_starts: tyro.conf.Suppress[int] = RunConfig.learning_starts
+    exploration_noise: tyro.conf.Suppress[float] = RunConfig.exploration_noise
+    batch_size: tyro.conf.Suppress[int] = RunConfig.batch_size
+    updates_per_step: tyro.conf.Suppress[int] = RunConfig.updates_per_step
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPGTrainFlags(TrainFlags):  # noqa: D101
+    __doc__ = TrainFlags.__doc__  # Every algorithm's --help begins alike.
+    agent: DDPGFlags = DDPGFlags()  # noqa: RUF009
+    num_steps: tyro.conf.Suppress[int] = RunConfig.num_steps
+    anneal_steps: tyro.conf.Suppress[int | None] = RunConfig.anneal_steps
+    normalize_obs: tyro.conf.Suppress[bool] = RunConfig.normalize_obs
+    normalize_reward: tyro.conf.Suppress[bool] = RunConfig.normalize_reward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,5 +93,5 @@ class EvaluateFlags:
     """Folder to write a film of each episode to."""
 
 
-def _fields(instance: RunConfig | PPOConfig) -> dict[str, Any]:
+def _fields(instance: RunConfig | PPOConfig | DDPGConfig) -> dict[str, Any]:
     return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrl.distributions import Categorical, DiagGaussian
+from jaxrl.distributions import Categorical, Deterministic, DiagGaussian
 
 
 class MLP(nn.Module):
@@ -84,6 +84,76 @@ class Value(nn.Module):
         return MLP(self.hidden_sizes, 1, 1.0, self.dtype, name="mlp")(obs)[..., 0]
 
 
+class DeterministicActor(nn.Module):
+    """Observations `(..., S)` to actions `(..., A)` between `low` and `high`: ReLU layers, and a tanh that is scaled to
+    the bounds of each dimension. All weights and biases start from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+
+    hidden_sizes: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, obs: Array) -> Deterministic:
+        x = obs
+        for width in self.hidden_sizes:
+            x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype)(x))
+        return Deterministic(self._scale(nn.tanh(_uniform_dense(len(self.low), x.shape[-1], self.dtype)(x))))
+
+    @nn.nowrap
+    def on_host(self, params: Any, obs: np.ndarray) -> Deterministic:
+        return Deterministic(self._scale(np.tanh(_mlp_on_host(params, obs, lambda x: np.maximum(x, 0)))))
+
+    def _scale(self, unit: Any) -> Any:
+        low, high = np.asarray(self.low, self.dtype), np.asarray(self.high, self.dtype)
+        return (low + high) / 2 + (high - low) / 2 * unit
+
+
+class ActionValue(nn.Module):
+    """Observations `(..., S)` and actions `(..., A)` to values `(...)`: ReLU layers, the action joins after the first.
+    All weights and biases start from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+
+    hidden_sizes: tuple[int, ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array) -> Array:
+        first, second, *others = self.hidden_sizes
+        x = nn.relu(_uniform_dense(first, obs.shape[-1], self.dtype, "Dense_0")(obs))
+        x = nn.relu(JoiningDense(second, self.dtype, name="Dense_1")(x, action))
+        for i, width in enumerate([*others, 1], start=2):
+            x = x if i == 2 else nn.relu(x)
+            x = _uniform_dense(width, x.shape[-1], self.dtype, f"Dense_{i}")(x)
+        return x[..., 0]
+
+
+class JoiningDense(nn.Module):
+    """A linear layer over `[x, action]`, with one kernel, its product taken in two parts: then the gradient that an
+    actor needs, with respect to the action alone, is a product with the action's few rows of the kernel."""
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, action: Array) -> Array:
+        size = x.shape[-1]
+        fan_in = size + action.shape[-1]
+        init = _uniform(fan_in)
+        kernel = self.param("kernel", init, (fan_in, self.width), self.dtype)
+        bias = self.param("bias", init, (self.width,), self.dtype)
+        return x @ kernel[:size] + action @ kernel[size:] + bias
+
+
+def _uniform_dense(width: int, fan_in: int, dtype: Any, name: str | None = None) -> nn.Dense:
+    init = _uniform(fan_in)
+    return nn.Dense(width, kernel_init=init, bias_init=init, param_dtype=dtype, name=name)
+
+
+def _uniform(fan_in: int) -> Callable[..., Array]:
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 @functools.cache
 def apply_function(module_class: type[nn.Module], *settings: Any) -> tuple[nn.Module, Callable[..., Any]]:
     """The module with these settings and its `apply`, the same two objects at every call.
@@ -111,8 +181,8 @@ def host_policy(apply_fn: Callable[..., Any], params: Any) -> Callable[[np.ndarr
     return functools.partial(module.on_host, jax.device_get(params)["params"])
 
 
-def _mlp_on_host(layers: Any, x: np.ndarray) -> np.ndarray:
+def _mlp_on_host(layers: Any, x: np.ndarray, activation: Callable[[np.ndarray], np.ndarray] = np.tanh) -> np.ndarray:
     for i in range(len(layers) - 1):
-        x = np.tanh(x @ layers[f"Dense_{i}"]["kernel"] + layers[f"Dense_{i}"]["bias"])
+        x = activation(x @ layers[f"Dense_{i}"]["kernel"] + layers[f"Dense_{i}"]["bias"])
     last = layers[f"Dense_{len(layers) - 1}"]
     return x @ last["kernel"] + last["bias"]

@@ -10,14 +10,16 @@ from jaxrl.config import RunConfig
 from jaxrl.envs import Envs
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
-from jaxrl.ppo import METRICS, PPOState, ppo_init, ppo_update
+from jaxrl.ppo import METRICS, PPOConfig, PPOState, ppo_init, ppo_update
 from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, Callback, Session, Training, stream
 from jaxrl.transition import Transition
 
 
 def train_ppo(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Training, Session]:
     """Trains until the session says stop; returns where training stands then, and the session."""
-    config, gamma = run.algorithm_config, float(run.agent.gamma)
+    config = run.algorithm_config
+    assert isinstance(config, PPOConfig)
+    gamma = float(config.gamma)
     key = jax.random.key(int(stream(run.seed, NETWORK).generate_state(1)[0]))
     state = ppo_init(key, config, envs.observation_space, envs.action_space)
     normalizer = normalizer_init(envs.obs.shape[1], envs.num_envs, run.normalize_obs, run.normalize_reward)

@@ -10,11 +10,11 @@ from gymnasium import spaces
 
 from jaxrl.checkpoint import load_arrays, save_tree, write_atomically
 from jaxrl.errors import BadInput
-from jaxrl.networks import CategoricalActor, GaussianActor, apply_function, host_policy
+from jaxrl.networks import CategoricalActor, DeterministicActor, GaussianActor, apply_function, host_policy
 from jaxrl.normalize import Moments, Normalizer, observer
 
 FORMAT = 1
-ACTORS = {module.__name__: module for module in (CategoricalActor, GaussianActor)}
+ACTORS = {module.__name__: module for module in (CategoricalActor, GaussianActor, DeterministicActor)}
 
 
 class Policy:
@@ -22,6 +22,7 @@ class Policy:
 
     Attributes:
       env: the environment's id, or what a user's own was called.
+      deterministic: whether there is nothing to sample.
       notes: what else the bundle records: versions, and the evaluation it had.
     """
 
@@ -30,6 +31,7 @@ class Policy:
     ) -> None:
         self.env: str = notes["env"]
         self.notes = notes
+        self.deterministic: bool = notes["actor"] == DeterministicActor.__name__
         self._see = observer(normalizer)
         self._policy = host_policy(apply, params)
         self._bounds = (action_space.low, action_space.high) if isinstance(action_space, spaces.Box) else None
@@ -49,11 +51,13 @@ class Policy:
 
         Args:
           obs: raw observations as the environment gives them, `(N, ...)`.
-          rng: NumPy generator to sample with.
+          rng: NumPy generator to sample with; a deterministic policy takes none.
 
         Returns:
           Actions within the environment's bounds, `(N, A)` or `(N,)`.
         """
+        if rng is not None and self.deterministic:
+            raise BadInput("the policy is deterministic: there is nothing to sample with rng, leave it off")
         obs = np.asarray(obs, np.float32)
         distribution = self._policy(self._see(obs.reshape(len(obs), -1)))
         action = distribution.mode() if rng is None else distribution.sample(rng)
@@ -123,7 +127,7 @@ def load_policy(path: str | Path) -> Policy:
         raise BadInput(f"{folder} holds a policy of an unknown kind: this version of jaxrl reads format {FORMAT}")
     try:
         settings = dict(notes["settings"], dtype=np.dtype(notes["settings"]["dtype"]))
-        settings["hidden_sizes"] = tuple(settings["hidden_sizes"])
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     except (KeyError, TypeError) as error:
         raise BadInput(f"{folder} holds a policy whose description is incomplete: {error}") from error
     _, apply = apply_function(ACTORS[notes["actor"]], *settings.values())

@@ -23,8 +23,11 @@ from jaxrl.checks import (
     NOT_NEGATIVE,
     POSITIVE,
     check_box_actions,
+    check_hidden_sizes,
     check_numbers,
     check_observation_space,
+    strong,
+    with_numbers,
 )
 from jaxrl.distributions import Categorical, DiagGaussian, kl_divergence
 from jaxrl.errors import BadInput
@@ -39,7 +42,7 @@ from jaxrl.losses import (
 from jaxrl.networks import CategoricalActor, GaussianActor, Value, apply_function
 from jaxrl.optimizer import adam, descend
 from jaxrl.returns import gae
-from jaxrl.rollout import shuffled_minibatches, weigh_rollout
+from jaxrl.rows import shuffled_minibatches, weigh
 from jaxrl.transition import Transition
 
 METRICS = (
@@ -138,14 +141,9 @@ class PPOState(struct.PyTreeNode):
         Raises:
           BadInput: one of them is static, or off (None) in this state, or out of its range.
         """
-        for name in numbers:
-            if not isinstance(getattr(self.config, name, None), jax.Array | np.ndarray):
-                raise BadInput(f"{name} is no number of this state's config: what is static or off is set at ppo_init")
-        arrays = {name: jnp.asarray(number, self.kl_coef.dtype) for name, number in numbers.items()}
-        config = self.config.replace(**arrays)
-        check_numbers(config, RANGES)
+        config = with_numbers(self.config, numbers, RANGES, "ppo_init")
         _check_penalty(config)
-        return self.replace(config=config, kl_coef=arrays.get("kl_coef", self.kl_coef))
+        return self.replace(config=config, kl_coef=config.kl_coef if "kl_coef" in numbers else self.kl_coef)
 
 
 class _Rows(NamedTuple):
@@ -184,7 +182,7 @@ def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, act
     else:
         actor = GaussianActor, config.hidden_sizes, math.prod(action_space.shape or ()), config.initial_log_std, dtype
     critic = Value, config.hidden_sizes, dtype
-    return _fresh_state(key, _strong(config), actor, critic, math.prod(observation_space.shape or ()))
+    return _fresh_state(key, strong(config), actor, critic, math.prod(observation_space.shape or ()))
 
 
 def ppo_act(state: PPOState, obs: Array) -> Categorical | DiagGaussian:
@@ -219,7 +217,7 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
     Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1 and section 4.
     """
     config = state.config
-    rollout, weight = weigh_rollout(rollout, state.kl_coef.dtype)
+    rollout, weight = weigh(rollout, "rollout", "TN", state.kl_coef.dtype)
     key, shuffle_key = jax.random.split(state.key)
     rates, clip_eps = _annealed(state)
 
@@ -247,8 +245,8 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
         if config.stop_kl is not None:
             go &= ~(info["approx_kl"] > config.stop_kl)  # One that is not a number is skipped below, not stopped at.
         take = go & (batch.weight.sum() > 0)
-        actor, norm_actor, actor_finite = descend(actor, actor_grads, rates[0], config.max_grad_norm, take)
-        critic, norm_critic, critic_finite = descend(critic, critic_grads, rates[1], config.max_grad_norm, take)
+        actor, norm_actor, actor_finite = descend(actor, actor_grads, rates[0], take, config.max_grad_norm)
+        critic, norm_critic, critic_finite = descend(critic, critic_grads, rates[1], take, config.max_grad_norm)
         info |= {"value_loss": value_loss, "grad_norm_actor": norm_actor, "grad_norm_critic": norm_critic}
         finite = actor_finite & critic_finite
         return (actor, critic, go), (info, take & finite, take & ~finite)
@@ -327,8 +325,7 @@ def check_config(config: PPOConfig, observation_space: spaces.Space, action_spac
     elif not isinstance(action_space, spaces.Discrete):
         raise BadInput(f"action space {type(action_space).__name__} is not supported: PPO takes Discrete or Box")
     check_numbers(config, RANGES)
-    if not isinstance(config.hidden_sizes, tuple) or not config.hidden_sizes or min(config.hidden_sizes) < 1:
-        raise BadInput(f"hidden_sizes {config.hidden_sizes}: it must be a tuple of one or more widths of at least 1")
+    check_hidden_sizes(config.hidden_sizes, at_least=1)
     _check_penalty(config)
     if config.anneal_clip and config.clip_eps is None:
         raise BadInput("anneal_clip anneals clip_eps, which is none: give a clip_eps (0.2, say) or leave it off")
@@ -343,11 +340,6 @@ def _check_penalty(config: PPOConfig) -> None:
         raise BadInput("kl_target adapts kl_coef, which is off: give a positive kl_coef (1.0, say) or kl_target none")
 
 
-def _strong(tree: Any) -> Any:
-    """Every number as an array of the default float type: a Python float is weakly typed and would trace anew later."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), tree)
-
-
 @functools.partial(jax.jit, static_argnames=("actor_settings", "critic_settings", "obs_dim"))
 def _fresh_state(
     key: Array, config: PPOConfig, actor_settings: tuple[Any, ...], critic_settings: tuple[Any, ...], obs_dim: int
@@ -358,7 +350,7 @@ def _fresh_state(
 
     def learner(key: Array, settings: tuple[Any, ...]) -> TrainState:
         module, apply = apply_function(*settings)
-        fresh = TrainState.create(apply_fn=apply, params=module.init(key, obs), tx=adam(ADAM_EPS))
+        fresh = TrainState.create(apply_fn=apply, params=module.init(key, obs), tx=adam(ADAM_EPS, flat=True))
         return fresh.replace(step=jnp.zeros((), jnp.int32))
 
     return PPOState(

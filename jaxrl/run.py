@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl.config import RunConfig, check_settings
+from jaxrl.ddpg import DDPGConfig
 from jaxrl.envs import make_envs
 from jaxrl.evaluate import Evaluation
 from jaxrl.normalize import Normalizer
+from jaxrl.off_policy import train_ddpg
 from jaxrl.on_policy import train_ppo
 from jaxrl.session import Callback
 
@@ -49,7 +51,7 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
     check_settings(run)
     envs = make_envs(run.env, run.num_envs, run.seed)
     try:
-        training, session = train_ppo(run, envs, callback)
+        training, session = (train_ddpg if isinstance(run.agent, DDPGConfig) else train_ppo)(run, envs, callback)
     finally:
         envs.close()
     if session.stopped_by is signal.SIGINT:

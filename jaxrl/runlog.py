@@ -65,11 +65,14 @@ class RunLog:
         self._pending.extend(finished)
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes a row of the update's metrics, and writes all that has come in since the last."""
+        """Takes a row of the update's metrics."""
         row = (step, *(f"{value:.8g}" for value in metrics.values()), f"{self.wall_time:.3f}")
         self._files["metrics"].add(row)
         for name, value in metrics.items():
             self._board.add_scalar(f"update/{name}", value, step)
+
+    def progress(self, step: int) -> None:
+        """Shows how far the run is, and writes all that has come in since the last call."""
         if self._pending:
             self._board.add_scalar("rollout/episode_return", np.mean([e.episode_return for e in self._pending]), step)
             self._board.add_scalar("rollout/episode_length", np.mean([e.episode_length for e in self._pending]), step)

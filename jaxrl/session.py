@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from jaxrl.checkpoint import load_arrays, load_tree, save_tree, write_atomically
+from jaxrl.checkpoint import load_arrays, load_notes, load_tree, save_tree, write_atomically
 from jaxrl.config import RunConfig, claim_run_dir, run_to_json
 from jaxrl.envs import FinishedEpisode, make_envs
 from jaxrl.errors import BadInput
@@ -25,10 +25,11 @@ from jaxrl.evaluate import Evaluation, evaluate, make_eval_envs
 from jaxrl.networks import host_policy
 from jaxrl.normalize import Normalizer, observer
 from jaxrl.policy import save_policy
+from jaxrl.replay import Replay, replay_filled, replay_like, replay_refill
 from jaxrl.runlog import RunLog
 
 # What each purpose's random stream is called among a seed's children. Numbers are never reused or changed.
-NETWORK, ENVIRONMENTS, EXPLORATION, EVALUATION, SHOW = range(5)
+NETWORK, ENVIRONMENTS, EXPLORATION, EVALUATION, SHOW, SAMPLING = range(6)
 PACKAGES = "jaxrl-kernels", "jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco", "numpy"
 
 
@@ -45,12 +46,14 @@ class Training:
       state: the learner's pytree.
       normalizer: statistics of observations and returns.
       rng: generator of the exploration.
+      replay: the buffer, where there is one.
       step: environment steps taken.
     """
 
     state: Any
     normalizer: Normalizer
     rng: np.random.Generator
+    replay: Replay | None = None
     step: int = 0
 
 
@@ -108,6 +111,7 @@ class Session:
         if seen.shape != observation_space.shape or done != action_space:
             raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
         self._pending: list[Any] = []
+        self._training: Training | None = None
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
         self._evaluated = self._saved = self._logged = -1
         self._handlers: dict[signal.Signals, Any] = {}
@@ -117,7 +121,9 @@ class Session:
             self._handlers = {kind: signal.signal(kind, self._stop) for kind in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is BadInput and self._training is not None:  # An environment's fault; what was learned is kept.
+            self._save(self._training)
         for kind, handler in self._handlers.items():
             signal.signal(kind, handler)
         self._eval_envs.close()
@@ -141,10 +147,15 @@ class Session:
         # Written again by a resumed run, whose end may have moved.
         write_atomically(self.run_dir / "config.json", lambda file: file.write(text))
         self._log = RunLog(self.run_dir, self._metric_names, run.total_steps, training.step, wall_time)
+        self._training = training
         if run.resume is not None:
             self._log.say(f"resuming {self.run_dir} at step {training.step:,}; unfinished episodes start anew")
         else:
             self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.run_dir}")
+
+    def say(self, line: str) -> None:
+        """Prints a line above the progress."""
+        self._log.say(line)
 
     def episodes(self, step: int, finished: Sequence[FinishedEpisode]) -> None:
         """Logs the episodes that ended at `step`."""
@@ -163,8 +174,8 @@ class Session:
         over = step >= run.total_steps
         if metrics is not None:
             self._pending.append(metrics)
-            if over or step // run.log_every > self._logged // run.log_every:
-                self._write_metrics(step)
+        if step > 0 and (over or step // run.log_every > self._logged // run.log_every):
+            self._write_metrics(step)
         due = step != self._evaluated and (over or step // run.eval_every > self._evaluated // run.eval_every)
         if due and self.stopped_by is None:
             over |= self._evaluate(training)
@@ -184,12 +195,14 @@ class Session:
         self.stopped_by = signal.Signals(kind)
 
     def _write_metrics(self, step: int) -> None:
-        rows = np.array(jax.device_get(self._pending), np.float64)
-        row = dict(zip(self._metric_names, map(float, rows.mean(0)), strict=True))
-        if row["skipped_updates"]:
-            row["skipped_updates"] *= len(rows)
-            self._log.say(f"step {step:,}: {row['skipped_updates']:.0f} gradient steps skipped: not finite")
-        self._log.metrics(step, row)
+        if self._pending:
+            rows = np.array(jax.device_get(self._pending), np.float64)
+            row = dict(zip(self._metric_names, map(float, rows.mean(0)), strict=True))
+            if row["skipped_updates"]:
+                row["skipped_updates"] *= len(rows)
+                self._log.say(f"step {step:,}: {row['skipped_updates']:.0f} gradient steps skipped: not finite")
+            self._log.metrics(step, row)
+        self._log.progress(step)
         self._pending, self._logged = [], step
 
     def _evaluate(self, training: Training) -> bool:
@@ -237,10 +250,13 @@ class Session:
 
     def _save(self, training: Training) -> None:
         tree = {"state": training.state, "normalizer": training.normalizer}
+        if training.replay is not None:
+            tree["replay"] = replay_filled(training.replay)
         notes = {
             "algo": self.run.algo,
             "env": self.run.env_name,
             "step": training.step,
+            "stored": None if training.replay is None else int(training.replay.size),
             "rng": training.rng.bit_generator.state,
             "evaluations": self.evaluations,
             "marks": [self._evaluated, self._logged],
@@ -250,14 +266,19 @@ class Session:
         self._saved = training.step
 
     def _restore(self, training: Training) -> float:
-        like = {"state": training.state, "normalizer": training.normalizer}
         path = self.run_dir / "checkpoints" / "latest.npz"
-        tree, notes = load_tree(path, like)
+        notes = load_notes(path)
         if (notes["algo"], notes["env"]) != (self.run.algo, self.run.env_name):
             raise BadInput(
                 f"{path} is of {notes['algo']} on {notes['env']}, not of {self.run.algo} on {self.run.env_name}"
             )
+        like: dict[str, Any] = {"state": training.state, "normalizer": training.normalizer}
+        if training.replay is not None:
+            like["replay"] = replay_like(training.replay, notes["stored"])
+        tree, _ = load_tree(path, like)
         training.state, training.normalizer = tree["state"], tree["normalizer"]
+        if training.replay is not None:
+            training.replay = replay_refill(training.replay, tree["replay"])
         training.normalizer = training.normalizer._replace(discounted=np.zeros(self.run.num_envs))
         training.rng.bit_generator.state = notes["rng"]
         training.step = self._saved = notes["step"]
@@ -303,12 +324,12 @@ def _adopt(source: Path, training: Training) -> None:
     """Starts `training` from the networks and the observation statistics of the run in `source`."""
     path = source / "checkpoints" / "latest.npz"
     actor, critic = training.state.actor, training.state.critic
-    params, _ = load_tree(
-        path, {"state": {"actor": {"params": actor.params}, "critic": {"params": critic.params}}}, partly=True
-    )
+    parts = [part for part in ("params", "target_params") if hasattr(actor, part)]
+    networks = {"actor": actor, "critic": critic}
+    wanted = {name: {part: getattr(network, part) for part in parts} for name, network in networks.items()}
+    params, _ = load_tree(path, {"state": wanted}, partly=True)
     training.state = training.state.replace(
-        actor=actor.replace(params=params["state"]["actor"]["params"]),
-        critic=critic.replace(params=params["state"]["critic"]["params"]),
+        actor=actor.replace(**params["state"]["actor"]), critic=critic.replace(**params["state"]["critic"])
     )
     stored, _ = load_arrays(path)
     if ("normalizer.obs.mean" in stored) != (training.normalizer.obs is not None):

@@ -13,14 +13,14 @@ PACKAGE = Path(jaxrl.__file__).parent
 
 # From the ground up; a module imports only from floors below its own.
 FLOORS = [
-    {"errors", "transition", "returns", "losses", "distributions"},
-    {"networks", "normalize", "optimizer", "rollout", "checks"},
-    {"ppo"},
+    {"errors", "transition", "returns", "losses", "distributions", "memory"},
+    {"networks", "normalize", "optimizer", "replay", "rows", "checks"},
+    {"ddpg", "ppo"},
     {"envs", "checkpoint"},
     {"evaluate", "policy", "config"},
     {"runlog"},
     {"session"},
-    {"on_policy"},
+    {"on_policy", "off_policy"},
     {"run"},
     {"flags"},
     {"cli"},
@@ -101,7 +101,8 @@ def test_training_imports_neither_scipy_nor_matplotlib():
 
 def test_public_names_are_there():
     names = (
-        "Transition PPOConfig PPOState ppo_init ppo_act ppo_update gae td_target clipped_surrogate kl_divergence "
+        "Transition PPOConfig PPOState ppo_init ppo_act ppo_update DDPGConfig DDPGState ddpg_init ddpg_act ddpg_update "
+        "Replay replay_init replay_add replay_sample gae td_target clipped_surrogate kl_divergence "
         "adapt_kl_coef RunConfig make_envs train load_policy"
     )
     for name in names.split():

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from jaxrl.cli import evaluate_command, main, parse_run, train_command
-from jaxrl.config import RunConfig
+from jaxrl.config import OWN, RunConfig
+from jaxrl.ddpg import DDPGConfig
 from jaxrl.ppo import PPOConfig
 
 ROOT = Path(__file__).parent.parent
@@ -213,17 +214,20 @@ def test_flags_reach_the_run():
     assert run.normalize_reward, "what no flag touches is the task's default"
 
 
-def test_every_setting_has_a_flag_with_a_word_on_it(capsys):
+@pytest.mark.parametrize("algo, own, other", [("ppo", PPOConfig, DDPGConfig), ("ddpg", DDPGConfig, PPOConfig)])
+def test_every_setting_has_a_flag_with_a_word_on_it(capsys, algo, own, other):
     with pytest.raises(SystemExit) as end:
-        train_command(["--help"])
+        train_command(["--algo", algo, "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for name in [*RunConfig.__dataclass_fields__, *PPOConfig.__dataclass_fields__]:
-        if name in ("agent", "anneal_updates"):
+    for name in [*RunConfig.__dataclass_fields__, *own.__dataclass_fields__]:
+        if name in ("agent", "anneal_updates", *OWN[other]):
             continue
         flag = f"--{name.replace('_', '-')}"
         described = re.search(rf"{flag}[ ,].*?\(default", " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split()))
         assert described and len(described[0]) > len(flag) + 20, flag
+    for name in OWN[other]:
+        assert f"--{name.replace('_', '-')}" not in text
 
 
 def test_the_console_command(finished_run, capsys):

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from jaxrl import BadInput
-from jaxrl.rollout import shuffled_minibatches
+from jaxrl.rows import shuffled_minibatches
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A rollout as an update sees it: its shapes checked, its invalid rows weighing nothing, its rows shuffled."""
+"""Rows of transitions as an update sees them: shapes checked, invalid rows weighing nothing, rows shuffled."""
 
 from typing import Any
 
@@ -11,41 +11,44 @@ from jaxrl.errors import BadInput
 from jaxrl.transition import Transition
 
 
-def weigh_rollout(rollout: Transition, dtype: Any) -> tuple[Transition, Array]:
-    """The rollout in the parameters' type, and the weight of each row: 1, or 0 where it is not valid.
+def weigh(rows: Transition, name: str, axes: str, dtype: Any) -> tuple[Transition, Array]:
+    """The rows in the parameters' type, and the weight of each: 1, or 0 where it is not valid.
 
     What stands in a row that is not valid, NaN included, is replaced by zeros, because 0 * NaN would still be NaN.
 
     Args:
-      rollout: leading axes `(T, N)`; observations `(T, N, S)`.
+      rows: observations and actions have one axis more than the other fields (discrete actions may have none).
+      name: what to call them in a complaint: "rollout", "batch".
+      axes: the leading axes by name: "TN", "B".
       dtype: floating type of the parameters.
 
     Returns:
-      The rollout, and weights `(T, N)` of type `dtype`.
+      The rows, and weights of the leading axes' shape and of type `dtype`.
 
     Raises:
       AssertionError: a shape is wrong; the message names the field.
     """
-    # T and N are what most fields say, so that the odd one out gets the blame.
-    leading = [jnp.shape(field)[:2] for field in rollout if field is not None]
+    # The leading shape is what most fields say, so that the odd one out gets the blame.
+    rank, names = len(axes), ", ".join(axes)
+    leading = [jnp.shape(field)[:rank] for field in rows if field is not None]
     shape = max(leading, key=leading.count)
-    chex.assert_shape(rollout.obs, (*shape, None), custom_message="rollout.obs must be (T, N, S)")
-    chex.assert_shape(rollout.next_obs, jnp.shape(rollout.obs), custom_message="rollout.next_obs must be like obs")
-    chex.assert_shape(rollout.action, (*shape, ...), custom_message="rollout.action must be (T, N) or (T, N, A)")
-    for name in ("reward", "terminated", "truncated", "valid"):
-        field = getattr(rollout, name)
+    chex.assert_shape(rows.obs, (*shape, None), custom_message=f"{name}.obs must be ({names}, S)")
+    chex.assert_shape(rows.next_obs, jnp.shape(rows.obs), custom_message=f"{name}.next_obs must be like obs")
+    chex.assert_shape(rows.action, (*shape, ...), custom_message=f"{name}.action must be ({names}) or ({names}, A)")
+    for part in ("reward", "terminated", "truncated", "valid"):
+        field = getattr(rows, part)
         if field is not None:
-            chex.assert_shape(field, shape, custom_message=f"rollout.{name} must be (T, N)")
-    real = {name: jnp.asarray(getattr(rollout, name), dtype) for name in ("obs", "reward", "next_obs")}
-    rollout = jax.tree.map(jnp.asarray, rollout)._replace(**real)
-    valid = rollout.valid
+            chex.assert_shape(field, shape, custom_message=f"{name}.{part} must be ({names})")
+    real = {part: jnp.asarray(getattr(rows, part), dtype) for part in ("obs", "reward", "next_obs")}
+    rows = jax.tree.map(jnp.asarray, rows)._replace(**real)
+    valid = rows.valid
     if valid is None:
-        return rollout, jnp.ones(shape, dtype)
+        return rows, jnp.ones(shape, dtype)
 
     def blank(x: Array) -> Array:
-        return jnp.where(valid.reshape(shape + (1,) * (jnp.ndim(x) - 2)), x, jnp.zeros_like(x))
+        return jnp.where(valid.reshape(shape + (1,) * (jnp.ndim(x) - rank)), x, jnp.zeros_like(x))
 
-    return jax.tree.map(blank, rollout)._replace(valid=valid), valid.astype(dtype)
+    return jax.tree.map(blank, rows)._replace(valid=valid), valid.astype(dtype)
 
 
 def shuffled_minibatches(key: Array, num_rows: int, num_epochs: int, num_minibatches: int) -> Array:

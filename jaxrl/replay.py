@@ -1,0 +1,168 @@
+"""The replay buffer: a pytree of arrays and pure functions. Under `jax.jit` with the buffer donated, adding writes in
+place, whatever the capacity, and sampling can sit in the same device call as the update that it feeds."""
+
+import functools
+import math
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+
+from jaxrl.errors import BadInput
+from jaxrl.memory import free_bytes
+from jaxrl.transition import Transition
+
+MOST_ROWS = 2**31 - 1  # Rows are counted in int32.
+
+
+class Replay(struct.PyTreeNode):
+    """The last `capacity` transitions, oldest overwritten first.
+
+    Attributes:
+      rows: fields with leading axis `(capacity,)`, float32 and boolean; without `valid`, because only valid rows enter.
+      position: where the next row goes.
+      size: how many rows are filled; they are the first ones.
+    """
+
+    rows: Transition
+    position: Array
+    size: Array
+
+    @property
+    def capacity(self) -> int:
+        """How many transitions fit."""
+        return self.rows.reward.shape[0]
+
+
+def replay_init(capacity: int, obs_dim: int, action_dim: int) -> Replay:
+    """An empty buffer, all of its memory taken at once.
+
+    Args:
+      capacity: how many transitions it holds.
+      obs_dim: S, numbers in an observation.
+      action_dim: A, numbers in an action.
+
+    Returns:
+      The buffer.
+
+    Raises:
+      BadInput: a size below 1, or more memory than there is.
+    """
+    for name, number in {"capacity": capacity, "obs_dim": obs_dim, "action_dim": action_dim}.items():
+        if number < 1:
+            raise BadInput(f"replay {name} is {number}: it must be at least 1")
+    check_capacity(capacity, obs_dim, action_dim)
+    return _empty(capacity, obs_dim, action_dim)
+
+
+def replay_add(replay: Replay, transition: Transition) -> Replay:
+    """The buffer with N more transitions, in their order; those that are not valid are left out.
+
+    Args:
+      replay: donate it (`jax.jit(replay_add, donate_argnums=0)`) and the cost does not depend on its capacity.
+      transition: fields with leading axis `(N,)`.
+
+    Returns:
+      The buffer. If more than `capacity` valid rows come at once, the last ones stay.
+
+    Raises:
+      AssertionError: a shape is wrong; the message names the field.
+    """
+    chex.assert_rank(transition.reward, 1, custom_message="transition.reward must be (N,)")
+    num_rows = jnp.shape(transition.reward)[0]
+    for name, row in replay.rows._asdict().items():
+        if row is not None:
+            shape = num_rows, *row.shape[1:]
+            chex.assert_shape(getattr(transition, name), shape, custom_message=f"transition.{name} must be {shape}")
+    valid = jnp.ones(num_rows, bool) if transition.valid is None else jnp.asarray(transition.valid)
+    chex.assert_shape(valid, (num_rows,), custom_message=f"transition.valid must be ({num_rows},)")
+
+    # Each valid row's rank among them says where it goes. Of those that fall on one place only the last may be written;
+    # the others, like invalid rows, are sent out of bounds, where a write is dropped.
+    count, rank = valid.sum(), jnp.cumsum(valid) - 1
+    stays = valid & (rank >= count - replay.capacity)
+    place = jnp.where(stays, (replay.position + rank) % replay.capacity, replay.capacity)
+    rows = jax.tree.map(
+        lambda stored, new: stored.at[place].set(jnp.asarray(new, stored.dtype), mode="drop"),
+        replay.rows,
+        transition._replace(valid=None),
+    )
+    return Replay(
+        rows,
+        position=((replay.position + count) % replay.capacity).astype(jnp.int32),
+        size=jnp.minimum(replay.size + count, replay.capacity).astype(jnp.int32),
+    )
+
+
+def replay_sample(replay: Replay, key: Array, batch_size: int) -> Transition:
+    """Draws transitions uniformly, with replacement.
+
+    Args:
+      replay: at least one row must be filled.
+      key: JAX key.
+      batch_size: B, how many to draw.
+
+    Returns:
+      Fields with leading axis `(B,)`.
+
+    Raises:
+      BadInput: the buffer is empty. Under `jax.jit`, where its size is not known, the rewards of such a batch are NaN,
+        which no kernel learns from.
+    """
+    if batch_size < 1:
+        raise BadInput(f"batch_size is {batch_size}: it must be at least 1")
+    if not isinstance(replay.size, jax.core.Tracer) and int(replay.size) == 0:
+        raise BadInput("the replay buffer is empty: add transitions before sampling from it")
+    index = jax.random.randint(key, (batch_size,), 0, replay.size)
+    batch = jax.tree.map(lambda stored: stored[index], replay.rows)
+    return batch._replace(reward=jnp.where(replay.size > 0, batch.reward, jnp.nan))
+
+
+def replay_filled(replay: Replay) -> dict[str, Any]:
+    """What a checkpoint keeps of the buffer: its filled rows, in NumPy, and the position."""
+    rows = jax.tree.map(lambda stored: np.asarray(stored)[: int(replay.size)], replay.rows)
+    return {"rows": rows, "position": np.asarray(replay.position)}
+
+
+def replay_like(replay: Replay, size: int) -> dict[str, Any]:
+    """Arrays of the shapes and types that `replay_filled` gives of such a buffer with `size` rows."""
+    if not 0 <= size <= replay.capacity:
+        raise BadInput(f"{size:,} rows cannot have come from a replay buffer of {replay.capacity:,}")
+    rows = jax.tree.map(lambda stored: np.empty((size, *stored.shape[1:]), stored.dtype), replay.rows)
+    return {"rows": rows, "position": np.asarray(replay.position)}
+
+
+def replay_refill(replay: Replay, filled: dict[str, Any]) -> Replay:
+    """The inverse of `replay_filled`, for a buffer of the same capacity."""
+    size = len(filled["rows"].reward)
+    rows = jax.tree.map(lambda stored, new: stored.at[:size].set(new), replay.rows, filled["rows"])
+    return Replay(rows, jnp.asarray(filled["position"]), jnp.asarray(size, jnp.int32))
+
+
+def check_capacity(capacity: int, obs_dim: int, action_dim: int) -> None:
+    """Raises BadInput if a buffer of this size does not fit into the memory of the device."""
+    row = (2 * obs_dim + action_dim + 1) * 4 + 2
+    room = free_bytes()
+    fits = min(int(room / row), MOST_ROWS) if math.isfinite(room) else MOST_ROWS
+    if capacity > fits:
+        raise BadInput(
+            f"buffer_size {capacity:,} takes {capacity * row / 2**30:.1f} GiB at {row} bytes a transition: "
+            f"at most {fits:,} fit here ({min(room, fits * row) / 2**30:.1f} GiB)"
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _empty(capacity: int, obs_dim: int, action_dim: int) -> Replay:
+    rows = Transition(
+        obs=jnp.zeros((capacity, obs_dim), jnp.float32),
+        action=jnp.zeros((capacity, action_dim), jnp.float32),
+        reward=jnp.zeros(capacity, jnp.float32),
+        next_obs=jnp.zeros((capacity, obs_dim), jnp.float32),
+        terminated=jnp.zeros(capacity, bool),
+        truncated=jnp.zeros(capacity, bool),
+    )
+    return Replay(rows, position=jnp.zeros((), jnp.int32), size=jnp.zeros((), jnp.int32))
