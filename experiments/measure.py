@@ -2,63 +2,82 @@
 
     python experiments/measure.py seeds OUT.csv 0 1 2 -- --algo ppo --env CartPole-v1 --total-steps 100000
     python experiments/measure.py solved
-    python experiments/measure.py peers PYTHON CartPole-v1
+    python experiments/measure.py peers PYTHON ppo CartPole-v1
+    python experiments/measure.py peers PYTHON ddpg HalfCheetah-v5
+    python experiments/measure.py update PYTHON
+    python experiments/measure.py memory
 
 `seeds` trains once per seed and keeps each run's last evaluation. `solved` takes the time from the start of the process
-to the first evaluation of 100 episodes with a mean of 475. `peers` times us and PPO of Stable-Baselines3 and SBX in
-turn, on the same job; PYTHON is an interpreter that has stable-baselines3 and sbx-rl.
+to the first evaluation of 100 episodes with a mean of 475. `peers` times us, Stable-Baselines3 and SBX in turn, on the
+same job; `update` times DDPG's update alone, in turn with the matrix products that it is made of and with an eager
+PyTorch one. PYTHON is an interpreter that has torch, stable-baselines3 and sbx-rl. `memory` follows the resident size
+of a DDPG run.
 """
 
 import argparse
 import csv
+import functools
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 TRAIN = [sys.executable, str(Path(__file__).parent / "train.py")]
 
-# The job of `peers`: what we are told, and what the peers are told. Evaluations are put off to the end for us, because
-# the peers make none.
+# The jobs of `peers`: steps in all, steps before each clock starts, what we are told, and what the peers are told.
+# Evaluations are put off to the end for us, because the peers make none.
+WARM_UP_ROLLOUTS = 3
 JOBS = {
-    "CartPole-v1": (
+    ("ppo", "CartPole-v1"): (
         100_000,
+        WARM_UP_ROLLOUTS * 8 * 32,
         "--num-envs 8 --num-steps 32 --num-minibatches 1 --num-epochs 20 --gamma 0.98 --gae-lambda 0.8 --ent-coef 0 "
         "--actor-learning-rate 1e-3 --critic-learning-rate 1e-3 --anneal-learning-rate --clip-eps 0.2",
         "dict(n_steps=32, batch_size=256, gae_lambda=0.8, gamma=0.98, n_epochs=20, ent_coef=0.0, "
         "learning_rate=lambda left: 1e-3 * left, clip_range=0.2)",
     ),
-    "HalfCheetah-v5": (
+    ("ppo", "HalfCheetah-v5"): (
         60_000,
+        WARM_UP_ROLLOUTS * 8 * 256,
         "--num-envs 8 --num-steps 256 --num-minibatches 32 --num-epochs 10 --no-anneal-learning-rate "
         "--no-normalize-obs --no-normalize-reward",
         "dict(n_steps=256, batch_size=64, n_epochs=10)",
     ),
+    ("ddpg", "HalfCheetah-v5"): (
+        6_000,
+        1_500,
+        "--learning-starts 1000 --log-every 500",
+        "dict(learning_starts=1000, batch_size=256, train_freq=1, gradient_steps=1, "
+        "policy_kwargs=dict(net_arch=[400, 300]))",
+    ),
 }
-WARM_UP = {"CartPole-v1": 3 * 8 * 32, "HalfCheetah-v5": 3 * 8 * 256}  # Steps before our clock starts: three rollouts.
 PEER = """
 import sys, time, warnings
 warnings.filterwarnings("ignore")
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
-library, env, steps, settings = sys.argv[1], sys.argv[2], int(sys.argv[3]), eval(sys.argv[4])
+library, algo, env, steps, warm_up = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
+settings = eval(sys.argv[6])
 if library == "sb3":
-    from stable_baselines3 import PPO
+    from stable_baselines3 import DDPG, PPO
     settings["device"] = "cpu"
 else:
-    from sbx import PPO
+    from sbx import DDPG, PPO
 class Clock(BaseCallback):
     began = None
     def _on_step(self):
-        if self.began is None and self.num_timesteps >= 3 * 8 * settings["n_steps"]:
+        if self.began is None and self.num_timesteps >= warm_up:
             self.began, self.at = time.perf_counter(), self.num_timesteps
         return True
 clock = Clock()
-model = PPO("MlpPolicy", make_vec_env(env, n_envs=8, seed=0), seed=0, **settings)
+kind, n_envs = (PPO, 8) if algo == "ppo" else (DDPG, 1)
+model = kind("MlpPolicy", make_vec_env(env, n_envs=n_envs, seed=0), seed=0, **settings)
 model.learn(steps, callback=clock)
 print((model.num_timesteps - clock.at) / (time.perf_counter() - clock.began))
 """
@@ -99,32 +118,154 @@ def solved(repeats: int) -> None:
     print(f"median of {repeats}: {statistics.median(times[1:]):.2f} s")
 
 
-def peers(python: str, env: str, repeats: int) -> None:
+def peers(python: str, algo: str, env: str, repeats: int) -> None:
     """Times the three libraries in turn and prints the median ratio of each round."""
-    steps, flags, settings = JOBS[env]
+    steps, warm_up, flags, settings = JOBS[algo, env]
     rounds = []
     for _ in range(repeats):
-        rates = {"jaxrl": _our_rate(env, steps, flags)}
+        rates = {"jaxrl": _our_rate(algo, env, steps, warm_up, flags)}
         for library in ("sb3", "sbx"):
-            command = [python, "-c", PEER, library, env, str(steps), settings]
+            command = [python, "-c", PEER, library, algo, env, str(steps), str(warm_up), settings]
             rates[library] = float(_quietly(command).split()[-1])
         rounds.append(rates)
         print(json.dumps({name: round(rate) for name, rate in rates.items()}), flush=True)
     for library in ("sb3", "sbx"):
         ratio = statistics.median(each["jaxrl"] / each[library] for each in rounds)
-        print(f"{env}: {ratio:.2f} x {library}, median of {repeats}")
+        print(f"{algo} {env}: {ratio:.2f} x {library}, median of {repeats}")
 
 
-def _our_rate(env: str, steps: int, flags: str) -> float:
-    """Steps per second after the first three rollouts, logs and checkpoints included."""
+def _our_rate(algo: str, env: str, steps: int, warm_up: int, flags: str) -> float:
+    """Steps per second after the warm-up, logs and checkpoints included."""
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder, "run")
-        command = [*TRAIN, "--algo", "ppo", "--env", env, "--total-steps", str(steps), "--eval-every", str(10**9)]
+        command = [*TRAIN, "--algo", algo, "--env", env, "--total-steps", str(steps), "--eval-every", str(10**9)]
         _quietly([*command, *flags.split(), "--run-dir", str(run_dir)])
         rows = _rows(run_dir / "metrics.csv")
-    first = next(row for row in rows if int(row["step"]) >= WARM_UP[env])
+    first = next(row for row in rows if int(row["step"]) >= warm_up)
     taken = int(rows[-1]["step"]) - int(first["step"])
     return taken / (float(rows[-1]["wall_time"]) - float(first["wall_time"]))
+
+
+OBS, ACTIONS, BATCH, HIDDEN = 17, 6, 256, (400, 300)  # Of `update`: HalfCheetah's.
+TORCH_UPDATE = """
+import sys, time
+import numpy as np, torch
+from torch import nn
+S, A, B, H, G, count = *map(int, sys.argv[1:6]), int(sys.argv[6])
+def net(sizes): return [nn.Linear(m, n) for m, n in sizes]
+def mu(n, s): return torch.tanh(n[2](torch.relu(n[1](torch.relu(n[0](s))))))
+def q(n, s, a): return n[2](torch.relu(n[1](torch.cat([torch.relu(n[0](s)), a], 1))))[:, 0]
+sizes = [(S, H), (H, G), (G, A)], [(S, H), (H + A, G), (G, 1)]
+actor, critic, slow_actor, slow_critic = (net(x) for x in sizes * 2)
+up = torch.optim.Adam(nn.ModuleList(actor).parameters(), 1e-4)
+fit = torch.optim.Adam(nn.ModuleList(critic).parameters(), 1e-3, weight_decay=1e-2)
+params = list(nn.ModuleList(actor + critic).parameters())
+slow_params = list(nn.ModuleList(slow_actor + slow_critic).parameters())
+rng = np.random.default_rng(0)
+s, a, r, s2, going = (rng.normal(size=(10_000, n)).astype(np.float32).squeeze() for n in (S, A, 1, S, 1))
+def update():
+    i = rng.integers(0, len(s), B)
+    bs, ba, br, bs2, bg = (torch.from_numpy(x[i]) for x in (s, a, r, s2, going))
+    with torch.no_grad(): y = br + 0.99 * bg * q(slow_critic, bs2, mu(slow_actor, bs2))
+    fit.zero_grad(); ((q(critic, bs, ba) - y) ** 2).mean().backward(); fit.step()
+    up.zero_grad(); (-q(critic, bs, mu(actor, bs)).mean()).backward(); up.step()
+    with torch.no_grad():
+        for slow, new in zip(slow_params, params): slow.lerp_(new, 0.005)
+for _ in range(30): update()
+began = time.perf_counter()
+for _ in range(count): update()
+print(count / (time.perf_counter() - began))
+"""
+
+
+def update(python: str, repeats: int) -> None:
+    """Prints our DDPG updates per second, sampling included, beside their ceiling and eager PyTorch's."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from gymnasium import spaces
+
+    from jaxrl.ddpg import DDPGConfig, DDPGState, ddpg_init, ddpg_update
+    from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
+    from jaxrl.transition import Transition
+
+    rng = np.random.default_rng(0)
+    obs, action, reward = (rng.normal(size=(10_000, *shape)).astype(np.float32) for shape in ((OBS,), (ACTIONS,), ()))
+    flags = np.zeros(10_000, bool)
+    seen = Transition(obs, action, reward, obs[::-1], flags, flags)
+    stored = replay_add(replay_init(100_000, OBS, ACTIONS), seen)
+    box = spaces.Box(-1.0, 1.0, (OBS,)), spaces.Box(-1.0, 1.0, (ACTIONS,))
+    state, key = ddpg_init(jax.random.key(0), DDPGConfig(), *box), jax.random.key(1)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def learn(state: DDPGState, replay: Replay) -> DDPGState:
+        return ddpg_update(state, replay_sample(replay, jax.random.fold_in(key, state.num_updates), BATCH))[0]
+
+    # Of a product (m, k) x (k, n). Forward: both target networks, critic, actor, critic above it; then what is left of
+    # each backward pass, where the actor's through the critic needs neither the critic's weights nor its first layer.
+    wide, narrow = HIDDEN
+    actor = [(BATCH, OBS, wide), (BATCH, wide, narrow), (BATCH, narrow, ACTIONS)]
+    critic = [(BATCH, OBS, wide), (BATCH, wide + ACTIONS, narrow), (BATCH, narrow, 1)]
+    products = 2 * actor + 3 * critic
+    products += [(OBS, BATCH, wide), (wide + ACTIONS, BATCH, narrow), (narrow, BATCH, 1)]
+    products += [(BATCH, 1, narrow), (BATCH, narrow, wide)]
+    products += [(BATCH, 1, narrow), (BATCH, narrow, ACTIONS)]
+    products += [(OBS, BATCH, wide), (wide, BATCH, narrow), (narrow, BATCH, ACTIONS)]
+    products += [(BATCH, ACTIONS, narrow), (BATCH, narrow, wide)]
+    pairs = [
+        (jnp.asarray(rng.normal(size=(m, k)), jnp.float32), jnp.asarray(rng.normal(size=(k, n)), jnp.float32))
+        for m, k, n in products
+    ]
+    multiply = jax.jit(lambda pairs: [a @ b for a, b in pairs])
+
+    def ours() -> Any:
+        nonlocal state
+        state = learn(state, stored)
+        return state.num_updates
+
+    def rate(call: Callable[[], Any], count: int) -> float:
+        """Calls per second, waiting for the last one only."""
+        began = time.perf_counter()
+        for _ in range(count):
+            last = call()
+        jax.block_until_ready(last)
+        return count / (time.perf_counter() - began)
+
+    rounds = []
+    for call in (ours, ceiling := lambda: multiply(pairs)):
+        rate(call, 20)
+    for _ in range(repeats):
+        turns = [(rate(ours, 10), rate(ceiling, 10)) for _ in range(30)]
+        sizes = map(str, (OBS, ACTIONS, BATCH, *HIDDEN, 300))
+        us, bound = (statistics.median(each) for each in zip(*turns, strict=True))
+        rates = {"jaxrl": us, "ceiling": bound, "torch": float(_quietly([python, "-c", TORCH_UPDATE, *sizes]))}
+        rounds.append(rates | {"share": statistics.median(a / b for a, b in turns)})
+        print(json.dumps({name: round(rate, 2) for name, rate in rounds[-1].items()}), flush=True)
+    torch_ratio = statistics.median(each["jaxrl"] / each["torch"] for each in rounds)
+    share = statistics.median(each["share"] for each in rounds)
+    print(f"{torch_ratio:.2f} x eager PyTorch, {share:.0%} of the ceiling, medians of {repeats}")
+
+
+def memory(steps: int) -> None:
+    """Prints how much the resident size of a run grows per 100,000 steps, from the second tenth of them on."""
+    from jaxrl.config import RunConfig
+    from jaxrl.ddpg import DDPGConfig
+    from jaxrl.run import train
+
+    page, sizes = os.sysconf("SC_PAGE_SIZE"), []
+
+    def resident(snapshot: Any) -> None:
+        if snapshot.step % (steps // 50) == 0:
+            sizes.append((snapshot.step, int(Path("/proc/self/statm").read_text().split()[1]) * page / 2**20))
+
+    with tempfile.TemporaryDirectory() as folder:
+        agent = DDPGConfig(hidden_sizes=(32, 32))  # Small, so that the steps are many.
+        flags = {"learning_starts": 1_000, "total_steps": steps, "eval_every": steps // 20, "checkpoint_every": 10**9}
+        train(RunConfig(env="HalfCheetah-v5", agent=agent, run_dir=f"{folder}/run", **flags), resident)  # type: ignore[arg-type]
+    for step, size in sizes[::5]:
+        print(f"step {step:,}: {size:,.1f} MiB")
+    (first, small), (last, large) = sizes[len(sizes) // 5], sizes[-1]
+    print(f"{(large - small) / (last - first) * 1e5:+.2f} MiB per 100,000 steps")
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -143,12 +284,15 @@ def main() -> None:
     each = commands.add_parser("seeds")
     each.add_argument("out", type=Path)
     each.add_argument("numbers", type=int, nargs="+")
-    for name in ("solved", "peers"):
+    for name in ("solved", "peers", "update"):
         command = commands.add_parser(name)
-        if name == "peers":
+        if name != "solved":
             command.add_argument("python")
-            command.add_argument("env", choices=JOBS)
+        if name == "peers":
+            command.add_argument("algo", choices=sorted({algo for algo, _ in JOBS}))
+            command.add_argument("env", choices=sorted({env for _, env in JOBS}))
         command.add_argument("--repeats", type=int, default=5)
+    commands.add_parser("memory").add_argument("--steps", type=int, default=200_000)
     argv, flags = sys.argv[1:], []
     if "--" in argv:
         argv, flags = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
@@ -157,8 +301,14 @@ def main() -> None:
         seeds(given.out, given.numbers, flags)
     elif given.command == "solved":
         solved(given.repeats)
+    elif given.command == "update":
+        update(given.python, given.repeats)
+    elif given.command == "memory":
+        memory(given.steps)
+    elif (given.algo, given.env) in JOBS:
+        peers(given.python, given.algo, given.env, given.repeats)
     else:
-        peers(given.python, given.env, given.repeats)
+        parser.error(f"there is no job of {given.algo} on {given.env}")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
     # Actor: climb the new critic.
     def actor_loss_fn(params: Any) -> Array:
         action = actor.apply_fn(params, batch.obs).action
-        return -weighted_mean(critic.apply_fn(new_critic.params, batch.obs, action), weight)
+        return -weighted_mean(critic.apply_fn(new_critic.params, batch.obs, action, in_parts=True), weight)
 
     actor_loss, grads = jax.value_and_grad(actor_loss_fn)(actor.params)
     go &= finite

@@ -117,10 +117,10 @@ class ActionValue(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, obs: Array, action: Array) -> Array:
+    def __call__(self, obs: Array, action: Array, in_parts: bool = False) -> Array:
         first, second, *others = self.hidden_sizes
         x = nn.relu(_uniform_dense(first, obs.shape[-1], self.dtype, "Dense_0")(obs))
-        x = nn.relu(JoiningDense(second, self.dtype, name="Dense_1")(x, action))
+        x = nn.relu(JoiningDense(second, self.dtype, name="Dense_1")(x, action, in_parts))
         for i, width in enumerate([*others, 1], start=2):
             x = x if i == 2 else nn.relu(x)
             x = _uniform_dense(width, x.shape[-1], self.dtype, f"Dense_{i}")(x)
@@ -128,20 +128,25 @@ class ActionValue(nn.Module):
 
 
 class JoiningDense(nn.Module):
-    """A linear layer over `[x, action]`, with one kernel, its product taken in two parts: then the gradient that an
-    actor needs, with respect to the action alone, is a product with the action's few rows of the kernel."""
+    """A linear layer over `[x, action]`, with one kernel.
+
+    In two parts, `x K_x + action K_a`, the gradient that an actor needs, with respect to the action alone, is a product
+    with the action's few rows of the kernel. In one, the gradient with respect to the kernel is a single product.
+    """
 
     width: int
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, action: Array) -> Array:
+    def __call__(self, x: Array, action: Array, in_parts: bool) -> Array:
         size = x.shape[-1]
         fan_in = size + action.shape[-1]
         init = _uniform(fan_in)
         kernel = self.param("kernel", init, (fan_in, self.width), self.dtype)
         bias = self.param("bias", init, (self.width,), self.dtype)
-        return x @ kernel[:size] + action @ kernel[size:] + bias
+        if in_parts:
+            return x @ kernel[:size] + action @ kernel[size:] + bias
+        return jnp.concatenate([x, action], axis=-1) @ kernel + bias
 
 
 def _uniform_dense(width: int, fan_in: int, dtype: Any, name: str | None = None) -> nn.Dense:

@@ -1,7 +1,7 @@
 """Adam as every kernel uses it: cached, its rate given at each step, steps along non-finite gradients not taken."""
 
 import functools
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -56,16 +56,20 @@ def descend(
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
 
-    def step(learner: Learner) -> Learner:
+    # Only what moves goes through the branch: the rest would be copied there.
+    def step(moving: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        params, opt_state, count = moving
         direction = grads
         if max_grad_norm is not None:
             scale = jnp.minimum(1.0, max_grad_norm / jnp.maximum(norm, 1e-12))
             direction = jax.tree.map(lambda g: g * scale, direction)
         if weight_decay is not None:
-            direction = jax.tree.map(lambda g, p: g + weight_decay * p, direction, learner.params)
-        hyperparams = learner.opt_state.hyperparams
-        rate = jnp.asarray(learning_rate, hyperparams["learning_rate"].dtype)
-        opt_state = learner.opt_state._replace(hyperparams={**hyperparams, "learning_rate": rate})
-        return learner.replace(opt_state=opt_state).apply_gradients(grads=direction)
+            direction = jax.tree.map(lambda g, p: g + weight_decay * p, direction, params)
+        rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
+        opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
+        updates, opt_state = learner.tx.update(direction, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, count + 1
 
-    return jax.lax.cond(go & finite, step, lambda learner: learner, learner), norm, finite
+    moving = learner.params, learner.opt_state, learner.step
+    params, opt_state, count = jax.lax.cond(go & finite, step, lambda moving: moving, moving)
+    return learner.replace(params=params, opt_state=opt_state, step=count), norm, finite
