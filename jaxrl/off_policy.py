@@ -1,11 +1,14 @@
 """DDPG's loop: act with noise, learn from the buffer while the environments step, store, repeat."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
+from jax.flatten_util import ravel_pytree
 
 from jaxrl.config import RunConfig
 from jaxrl.ddpg import METRICS, DDPGConfig, DDPGState, ddpg_init, ddpg_update
@@ -19,8 +22,9 @@ from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, SAMPLING, Callback
 def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Training, Session]:
     """Trains until the session says stop; returns where training stands then, and the session.
 
-    The update of a step runs while the environments take that step: it samples from all transitions but the one that
-    is just being made. The action is always the newest policy's.
+    Each step's update is handed to the device before the step is taken, and runs while the environments do: it samples
+    from all transitions but the one that is just being made. The action comes from the policy before it, whose
+    parameters every update leaves behind as one vector: so the device never waits for the environments.
     """
     assert isinstance(run.agent, DDPGConfig)
     state = ddpg_init(_key(run.seed, NETWORK), run.agent, envs.observation_space, envs.action_space)
@@ -29,38 +33,55 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
     replay = replay_init(run.buffer_size, envs.obs.shape[1], len(low))
     rng = np.random.default_rng(stream(run.seed, EXPLORATION))
     training = Training(state, normalizer_init(envs.obs.shape[1], run.num_envs, False, False), rng, replay)
+    unravel = _unraveller(state.actor.params)
     sampling_key = _key(run.seed, SAMPLING)
     add = jax.jit(replay_add, donate_argnums=0)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def learn(state: DDPGState, replay: Replay) -> tuple[DDPGState, jax.Array]:
+    def learn(state: DDPGState, replay: Replay) -> tuple[DDPGState, jax.Array, jax.Array]:
         def once(state: DDPGState, _: None) -> tuple[DDPGState, jax.Array]:
             key = jax.random.fold_in(sampling_key, state.num_updates)
             state, metrics = ddpg_update(state, replay_sample(replay, key, run.batch_size))
             return state, jnp.stack([metrics[name].astype(jnp.float32) for name in METRICS])
 
         state, metrics = jax.lax.scan(once, state, length=run.updates_per_step)
-        return state, metrics.mean(0).at[METRICS.index("skipped_updates")].multiply(run.updates_per_step)
+        metrics = metrics.mean(0).at[METRICS.index("skipped_updates")].multiply(run.updates_per_step)
+        return state, metrics, ravel_pytree(state.actor.params)[0]
 
     with Session(run, envs.observation_space, envs.action_space, METRICS, callback) as session:
         session.begin(training)
         session.say(_plan(run))
         envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
-        metrics = None
+        metrics, next_acting = None, ravel_pytree(training.state.actor.params)[0]
         while session.goes_on(training, metrics):
             if training.step < run.learning_starts:
                 action = rng.uniform(low, high, (envs.num_envs, len(low)))
             else:
-                policy = host_policy(training.state.actor.apply_fn, training.state.actor.params)
+                acting = next_acting
+                training.state, metrics, next_acting = learn(training.state, training.replay)
                 noise = run.exploration_noise * (high - low) / 2 * rng.standard_normal((envs.num_envs, len(low)))
+                policy = host_policy(state.actor.apply_fn, unravel(np.asarray(acting)))
                 action = np.clip(policy(envs.obs).mode() + noise, low, high)
-                training.state, metrics = learn(training.state, training.replay)
             transition = envs.step(action.astype(np.float32))
             check_finite(transition, run.env_name, training.step)
             training.replay = add(training.replay, transition)
             training.step += envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
             session.episodes(training.step, envs.finished)
     return training, session
+
+
+def _unraveller(params: Any) -> Callable[[np.ndarray], Any]:
+    """The inverse of `ravel_pytree` for trees like `params`, in NumPy and without a copy. One array costs a sixth of
+    what six cost to fetch, and that at every step."""
+    leaves, structure = jax.tree.flatten(params)
+    shapes = [leaf.shape for leaf in leaves]
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def unravel(flat: np.ndarray) -> Any:
+        parts = zip(np.split(flat, ends), shapes, strict=True)
+        return jax.tree.unflatten(structure, [part.reshape(shape) for part, shape in parts])
+
+    return unravel
 
 
 def _key(seed: int, purpose: int) -> jax.Array:
