@@ -6,12 +6,14 @@
     python experiments/measure.py peers PYTHON ddpg HalfCheetah-v5
     python experiments/measure.py update PYTHON
     python experiments/measure.py memory
+    python experiments/measure.py against REFERENCE.csv Hopper runs/ddpg-Hopper-v5-seed*/evaluations.csv
 
 `seeds` trains once per seed and keeps each run's last evaluation. `solved` takes the time from the start of the process
 to the first evaluation of 100 episodes with a mean of 475. `peers` times us, Stable-Baselines3 and SBX in turn, on the
 same job; `update` times DDPG's update alone, in turn with the matrix products that it is made of and with an eager
 PyTorch one. PYTHON is an interpreter that has torch, stable-baselines3 and sbx-rl. `memory` follows the resident size
-of a DDPG run.
+of a DDPG run. `against` sets evaluations, one file a seed, beside a task's curve in a file with the columns
+task,step,mean_return.
 """
 
 import argparse
@@ -268,6 +270,23 @@ def memory(steps: int) -> None:
     print(f"{(large - small) / (last - first) * 1e5:+.2f} MiB per 100,000 steps")
 
 
+def against(reference: Path, task: str, files: Sequence[Path], since: int, until: int) -> None:
+    """Prints the mean return over the steps that all curves share, ours and the reference's, and a 95 % bootstrap
+    interval of the difference over our seeds; a reference of one seed adds a spread of its own that nothing here shows.
+    """
+    import numpy as np
+
+    theirs = {int(row["step"]): float(row["mean_return"]) for row in _rows(reference) if row["task"] == task}
+    ours = [{int(row["step"]): float(row["mean_return"]) for row in _rows(path)} for path in files]
+    steps = [step for step in sorted(theirs) if since <= step <= until and all(step in curve for curve in ours)]
+    means = np.array([np.mean([curve[step] for step in steps]) for curve in ours])
+    mark = float(np.mean([theirs[step] for step in steps]))
+    draws = means[np.random.default_rng(0).integers(0, len(means), (10_000, len(means)))].mean(1) - mark
+    low, high = np.percentile(draws, [2.5, 97.5])
+    print(f"{task}, steps {steps[0]:,} to {steps[-1]:,}: ours {means.round(1).tolist()}, reference {mark:.1f}")
+    print(f"difference {means.mean() - mark:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}")
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
@@ -293,6 +312,12 @@ def main() -> None:
             command.add_argument("env", choices=sorted({env for _, env in JOBS}))
         command.add_argument("--repeats", type=int, default=5)
     commands.add_parser("memory").add_argument("--steps", type=int, default=200_000)
+    each = commands.add_parser("against")
+    each.add_argument("reference", type=Path)
+    each.add_argument("task")
+    each.add_argument("files", type=Path, nargs="+")
+    each.add_argument("--since", type=int, default=0)
+    each.add_argument("--until", type=int, default=10**12)
     argv, flags = sys.argv[1:], []
     if "--" in argv:
         argv, flags = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
@@ -303,6 +328,8 @@ def main() -> None:
         solved(given.repeats)
     elif given.command == "update":
         update(given.python, given.repeats)
+    elif given.command == "against":
+        against(given.reference, given.task, given.files, given.since, given.until)
     elif given.command == "memory":
         memory(given.steps)
     elif (given.algo, given.env) in JOBS:

@@ -21,10 +21,15 @@ def test_the_first_two_blocks_are_one_line_each_and_run_training_and_tests():
 
 
 def test_the_loop_around_the_kernels_runs(capsys):
-    code = next(text for language, text in BLOCKS if language == "python")
-    assert "range(100)" in code
-    exec(compile(code.replace("range(100)", "range(3)"), "README.md", "exec"), {})
+    ppo, ddpg = (text for language, text in BLOCKS if language == "python")
+    assert "range(100)" in ppo
+    exec(compile(ppo.replace("range(100)", "range(3)"), "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 3
+    names = {}
+    assert "range(1_000)" in ddpg
+    exec(compile(ddpg.replace("range(1_000)", "range(20)"), "README.md", "exec"), names)
+    assert int(names["replay"].size) == int(names["state"].num_updates) == 20
+    assert float(names["metrics"]["skipped_updates"]) == 0
 
 
 def commands():
