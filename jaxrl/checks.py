@@ -2,7 +2,6 @@
 is wrong with it, and what would be right."""
 
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -15,6 +14,16 @@ from gymnasium import spaces
 from jaxrl.errors import BadInput
 
 Config = TypeVar("Config", bound=struct.PyTreeNode)
+
+LARGEST = float(
+    np.finfo(np.float32).max
+)  # What is finite here but not in the parameters' type would be infinite there.
+POSITIVE = math.ulp(0.0), LARGEST
+NOT_NEGATIVE = 0.0, LARGEST
+COUNT = 1.0, LARGEST
+FRACTION = 0.0, 1.0
+RATE = 0.0, 1e6  # Beyond it a single step leaves the numbers that float32 can square.
+WIDEST = 2**14
 
 
 def check_observation_space(space: spaces.Space) -> None:
@@ -42,14 +51,13 @@ def check_box_actions(space: spaces.Box) -> None:
             f"action space is unbounded, from {space.low.min()} to {space.high.max()}: its bounds must be finite; "
             "gymnasium.wrappers.RescaleAction or ClipAction sets some"
         )
+    if np.maximum(np.abs(space.low), np.abs(space.high)).max() > LARGEST / 2:
+        raise BadInput(
+            f"action space reaches from {space.low.min()} to {space.high.max()}, which float32 cannot compute with: "
+            "its bounds must be smaller"
+        )
     if not (space.low < space.high).all():
         raise BadInput("action space has a lower bound that is not below its upper bound")
-
-
-POSITIVE = math.ulp(0.0), sys.float_info.max
-NOT_NEGATIVE = 0.0, sys.float_info.max
-COUNT = 1.0, sys.float_info.max
-FRACTION = 0.0, 1.0
 
 
 def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -60,15 +68,17 @@ def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> Non
             continue
         exact = np.asarray(number, np.float64)  # A bound that float32 cannot hold would be infinite there.
         if not np.all((low <= exact) & (exact <= high)):
-            bound = f"at least {low:g} and finite" if high == sys.float_info.max else f"between {low:g} and {high:g}"
+            bound = f"at least {low:g} and finite" if high == LARGEST else f"between {low:g} and {high:g}"
             bound = "positive and finite" if (low, high) == POSITIVE else bound
             raise BadInput(f"{name} is {number}: it must be {bound}")
 
 
 def check_hidden_sizes(hidden_sizes: Any, at_least: int) -> None:
-    """Raises BadInput unless `hidden_sizes` is a tuple of `at_least` or more positive widths."""
+    """Raises BadInput unless `hidden_sizes` is a tuple of `at_least` or more widths from 1 to 16,384."""
     if not isinstance(hidden_sizes, tuple) or len(hidden_sizes) < at_least or min(hidden_sizes) < 1:
         raise BadInput(f"hidden_sizes {hidden_sizes}: it must be a tuple of {at_least} or more widths of at least 1")
+    if max(hidden_sizes) > WIDEST:
+        raise BadInput(f"hidden_sizes {hidden_sizes}: a width must be at most {WIDEST:,}")
 
 
 def strong(config: Config) -> Config:

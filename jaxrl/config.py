@@ -47,11 +47,11 @@ class RunConfig:
     learning_starts: int = 25_000
     """Steps that are uniformly random, before the first update."""
     exploration_noise: float = 0.1
-    """Standard deviation of the Gaussian noise on actions, in units of half of each action's range."""
+    """Standard deviation of the Gaussian noise on actions, times (high - low) / 2 of each dimension."""
     batch_size: int = 256
     """Transitions in the batch of an update."""
     updates_per_step: int = 1
-    """Updates after each step that the environments take together: with N of them, that is N steps."""
+    """Updates for each joint step of the environments: with N of them, for N steps."""
     eval_every: int = None  # type: ignore[assignment]
     """Evaluate before the first step and at the first update at or after each multiple of this many steps; by default
     50,000 for PPO, 5,000 for DDPG."""
@@ -170,7 +170,7 @@ def default_run(algo: str, env: str) -> RunConfig:
 
 # Beyond these a typing error is likelier than a wish, and memory ends before the run begins.
 MOST = {"num_envs": 2**16, "num_steps": 2**20, "eval_episodes": 10**5, "seed": 2**64 - 1}
-MOST |= {"buffer_size": 2**31 - 1, "batch_size": 2**24, "updates_per_step": 10**6, "learning_starts": 10**12}
+MOST |= {"buffer_size": 10**18, "batch_size": 2**24, "updates_per_step": 10**6, "learning_starts": 10**12}
 MOST |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "log_every", "anneal_steps"), 10**12)
 
 
@@ -219,8 +219,8 @@ def _check_relevant(run: RunConfig) -> None:
 
 
 def _check_replay(run: RunConfig) -> None:
-    if not (math.isfinite(run.exploration_noise) and run.exploration_noise >= 0):
-        raise BadInput(f"exploration_noise is {run.exploration_noise}: it must be at least 0 and finite")
+    if not 0 <= run.exploration_noise <= 1e6:
+        raise BadInput(f"exploration_noise is {run.exploration_noise}: it must be from 0 to 1,000,000")
     stored = min(run.learning_starts, run.buffer_size)
     if run.batch_size > stored:
         name = "learning_starts" if stored == run.learning_starts else "buffer_size"

@@ -20,7 +20,7 @@ from jax import Array
 
 from jaxrl.checks import (
     FRACTION,
-    NOT_NEGATIVE,
+    RATE,
     check_box_actions,
     check_hidden_sizes,
     check_numbers,
@@ -49,9 +49,9 @@ ADAM_EPS = 1e-8
 RANGES = {
     "gamma": FRACTION,
     "tau": FRACTION,
-    "actor_learning_rate": NOT_NEGATIVE,
-    "critic_learning_rate": NOT_NEGATIVE,
-    "critic_weight_decay": NOT_NEGATIVE,
+    "actor_learning_rate": RATE,
+    "critic_learning_rate": RATE,
+    "critic_weight_decay": RATE,
 }
 
 
@@ -150,8 +150,10 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
     """
     config = state.config
     actor, critic = state.actor, state.critic
-    batch, weight = weigh(batch, "batch", "B", jnp.result_type(config.gamma))
-    chex.assert_rank(batch.action, 2, custom_message="batch.action must be (B, A)")
+    dtype = jnp.result_type(config.gamma)
+    batch, weight = weigh(batch, "batch", "B", dtype)
+    _check_widths(state, batch)
+    batch = batch._replace(action=batch.action.astype(dtype))
 
     # Target: the one-step return, its value from both target networks.
     next_action = actor.apply_fn(actor.target_params, batch.next_obs).action
@@ -191,6 +193,14 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
     }
     num_updates = state.num_updates + 1
     return DDPGState(_follow(new_actor, tau), _follow(new_critic, tau), num_updates, config), metrics
+
+
+def _check_widths(state: DDPGState, batch: Transition) -> None:
+    obs_dim = state.actor.params["params"]["Dense_0"]["kernel"].shape[0]
+    action_dim = len(state.actor.apply_fn.__self__.low)  # type: ignore[attr-defined]
+    for name, field, letter, size in (("obs", batch.obs, "S", obs_dim), ("action", batch.action, "A", action_dim)):
+        words = f"batch.{name} must be (B, {letter}) with {letter} = {size}"
+        chex.assert_shape(field, (len(batch.reward), size), custom_message=words)
 
 
 def _follow(learner: TargetTrainState, tau: Array) -> TargetTrainState:

@@ -181,24 +181,23 @@ def make_envs(
         raise BadInput(f"environment {env} cannot be built: {_first_line(error)}") from error
 
 
-def check_finite(transition: Transition, env: str, step: int) -> None:
-    """Raises BadInput if a valid row holds a number that is not finite; it names the environment, the index and `step`,
-    how many steps were taken before."""
-    fields = {
-        "a first observation": transition.obs,
-        "an observation": transition.next_obs,
-        "a reward": transition.reward,
-    }
-    for name, field in fields.items():
+def check_finite(envs: Envs, transition: Transition | None, name: str, step: int) -> None:
+    """Raises BadInput if what `envs` just gave is not finite: the observations to act on next, and where a step was
+    taken its valid rows. The line names the environment `name`, which of them, and the step."""
+    fields: list[tuple[str, np.ndarray, np.ndarray | None]] = [("an observation", envs.obs, None)]
+    if transition is not None:
+        fields += [
+            ("an observation", transition.next_obs, transition.valid),
+            ("a reward", transition.reward, transition.valid),
+        ]
+    for what, field, valid in fields:
         if np.isfinite(field).all():
             continue
-        bad = ~np.isfinite(field).reshape(len(field), -1).all(1)
-        if transition.valid is not None:
-            bad &= transition.valid
+        bad = ~np.isfinite(field).reshape(len(field), -1).all(1) & (True if valid is None else valid)
         if bad.any():
             raise BadInput(
-                f"{env} gave {name} that is not finite, copy {np.flatnonzero(bad)[0]} of it, after step {step:,}: "
-                "nothing of that step is stored; the environment must give finite numbers"
+                f"{name} gave {what} that is not finite, environment {np.flatnonzero(bad)[0]} at step {step:,}: "
+                "nothing of that step is stored, the run up to it is saved; the environment must give finite numbers"
             )
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import jax
 
-CGROUP_FILES = (  # Limit and use, in versions 2 and 1.
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+CGROUP_FILES = (  # Limit, use, and what of the use is mere file cache, in versions 2 and 1.
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
 
 
@@ -24,10 +24,11 @@ def free_bytes() -> float:
         if line.startswith("MemAvailable:"):
             rooms.append(int(line.split()[1]) * 1024)
     # A container may have less than its machine.
-    for limit, used in CGROUP_FILES:
+    for limit, used, details, cache in CGROUP_FILES:
         numbers = [*_lines(f"/sys/fs/cgroup/{limit}"), *_lines(f"/sys/fs/cgroup/{used}")]
         if len(numbers) == 2 and all(number.isdigit() for number in numbers):
-            rooms.append(int(numbers[0]) - int(numbers[1]))
+            reclaimable = [line.split()[1] for line in _lines(f"/sys/fs/cgroup/{details}") if line.split()[0] == cache]
+            rooms.append(int(numbers[0]) - int(numbers[1]) + sum(map(int, reclaimable)))
     return max(0.0, min(rooms))
 
 

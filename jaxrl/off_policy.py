@@ -50,22 +50,31 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
 
     with Session(run, envs.observation_space, envs.action_space, METRICS, callback) as session:
         session.begin(training)
-        session.say(_plan(run))
+        if run.resume is None:
+            session.say(_plan(run))
         envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
+        check_finite(envs, None, run.env_name, training.step)
+        # A vector environment that spends rows on resetting takes fewer steps than rows, and updates go by steps.
+        steps_due = envs.num_envs
         metrics, next_acting = None, ravel_pytree(training.state.actor.params)[0]
         while session.goes_on(training, metrics):
+            metrics = None
             if training.step < run.learning_starts:
                 action = rng.uniform(low, high, (envs.num_envs, len(low)))
             else:
                 acting = next_acting
-                training.state, metrics, next_acting = learn(training.state, training.replay)
+                if steps_due >= envs.num_envs:
+                    training.state, metrics, next_acting = learn(training.state, training.replay)
+                    steps_due -= envs.num_envs
                 noise = run.exploration_noise * (high - low) / 2 * rng.standard_normal((envs.num_envs, len(low)))
                 policy = host_policy(state.actor.apply_fn, unravel(np.asarray(acting)))
                 action = np.clip(policy(envs.obs).mode() + noise, low, high)
             transition = envs.step(action.astype(np.float32))
-            check_finite(transition, run.env_name, training.step)
+            taken = envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
+            check_finite(envs, transition, run.env_name, training.step + taken)
             training.replay = add(training.replay, transition)
-            training.step += envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
+            steps_due += taken if training.step >= run.learning_starts else 0
+            training.step += taken
             session.episodes(training.step, envs.finished)
     return training, session
 

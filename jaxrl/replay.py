@@ -78,7 +78,7 @@ def replay_add(replay: Replay, transition: Transition) -> Replay:
         if row is not None:
             shape = num_rows, *row.shape[1:]
             chex.assert_shape(getattr(transition, name), shape, custom_message=f"transition.{name} must be {shape}")
-    valid = jnp.ones(num_rows, bool) if transition.valid is None else jnp.asarray(transition.valid)
+    valid = jnp.ones(num_rows, bool) if transition.valid is None else jnp.asarray(transition.valid, bool)
     chex.assert_shape(valid, (num_rows,), custom_message=f"transition.valid must be ({num_rows},)")
 
     # Each valid row's rank among them says where it goes. Of those that fall on one place only the last may be written;
@@ -137,10 +137,17 @@ def replay_like(replay: Replay, size: int) -> dict[str, Any]:
 
 
 def replay_refill(replay: Replay, filled: dict[str, Any]) -> Replay:
-    """The inverse of `replay_filled`, for a buffer of the same capacity."""
-    size = len(filled["rows"].reward)
-    rows = jax.tree.map(lambda stored, new: stored.at[:size].set(new), replay.rows, filled["rows"])
-    return Replay(rows, jnp.asarray(filled["position"]), jnp.asarray(size, jnp.int32))
+    """The inverse of `replay_filled`, for a buffer of the same capacity, which is consumed."""
+    size, position = len(filled["rows"].reward), int(filled["position"])
+    if position != size and not (size == replay.capacity and 0 <= position < size):
+        raise BadInput(
+            f"{size:,} rows with the next place at {position:,} cannot have come from a replay buffer of "
+            f"{replay.capacity:,}"
+        )
+    # One field after the other and in place, so that this never holds the buffer twice.
+    put = jax.jit(lambda stored, new: jax.lax.dynamic_update_slice_in_dim(stored, new, 0, 0), donate_argnums=0)
+    rows = jax.tree.map(put, replay.rows, filled["rows"])
+    return Replay(rows, jnp.asarray(position % replay.capacity, jnp.int32), jnp.asarray(size, jnp.int32))
 
 
 def check_capacity(capacity: int, obs_dim: int, action_dim: int) -> None:

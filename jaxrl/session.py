@@ -197,7 +197,10 @@ class Session:
     def _write_metrics(self, step: int) -> None:
         if self._pending:
             rows = np.array(jax.device_get(self._pending), np.float64)
-            row = dict(zip(self._metric_names, map(float, rows.mean(0)), strict=True))
+            finite = np.isfinite(rows)  # What a skipped update reports must not hide what the others do.
+            sums, counts = np.where(finite, rows, 0).sum(0), finite.sum(0)
+            means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+            row = dict(zip(self._metric_names, map(float, means), strict=True))
             if row["skipped_updates"]:
                 row["skipped_updates"] *= len(rows)
                 self._log.say(f"step {step:,}: {row['skipped_updates']:.0f} gradient steps skipped: not finite")
@@ -268,23 +271,25 @@ class Session:
     def _restore(self, training: Training) -> float:
         path = self.run_dir / "checkpoints" / "latest.npz"
         notes = load_notes(path)
-        if (notes["algo"], notes["env"]) != (self.run.algo, self.run.env_name):
-            raise BadInput(
-                f"{path} is of {notes['algo']} on {notes['env']}, not of {self.run.algo} on {self.run.env_name}"
-            )
+        found, wanted = (notes.get("algo"), notes.get("env")), (self.run.algo, self.run.env_name)
+        if found != wanted:
+            raise BadInput(f"{path} is of {found[0]} on {found[1]}, not of {wanted[0]} on {wanted[1]}")
         like: dict[str, Any] = {"state": training.state, "normalizer": training.normalizer}
-        if training.replay is not None:
-            like["replay"] = replay_like(training.replay, notes["stored"])
-        tree, _ = load_tree(path, like)
-        training.state, training.normalizer = tree["state"], tree["normalizer"]
-        if training.replay is not None:
-            training.replay = replay_refill(training.replay, tree["replay"])
-        training.normalizer = training.normalizer._replace(discounted=np.zeros(self.run.num_envs))
-        training.rng.bit_generator.state = notes["rng"]
-        training.step = self._saved = notes["step"]
-        self._evaluated, self._logged = notes["marks"]
-        self.evaluations = [Evaluation(*each) for each in notes["evaluations"]]
-        return notes["wall_time"]
+        try:
+            if training.replay is not None:
+                like["replay"] = replay_like(training.replay, int(notes["stored"]))
+            tree, _ = load_tree(path, like)
+            if training.replay is not None:
+                training.replay = replay_refill(training.replay, tree["replay"])
+            training.state, training.normalizer = tree["state"], tree["normalizer"]
+            training.normalizer = training.normalizer._replace(discounted=np.zeros(self.run.num_envs))
+            training.rng.bit_generator.state = notes["rng"]
+            training.step = self._saved = int(notes["step"])
+            self._evaluated, self._logged = notes["marks"]
+            self.evaluations = [Evaluation(*each) for each in notes["evaluations"]]
+            return float(notes["wall_time"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{path} has notes that are damaged: {type(error).__name__}: {error}") from error
 
     def _snapshot(self, training: Training, metrics: jax.Array) -> Snapshot:
         numbers = dict(zip(self._metric_names, map(float, np.asarray(metrics)), strict=True))

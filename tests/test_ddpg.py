@@ -513,6 +513,13 @@ def test_a_wrong_shape_is_named(field, shape):
         ddpg_update(fresh(), batch(**{field: np.zeros(shape, bool)}))
 
 
+def test_another_width_is_named():
+    with pytest.raises(AssertionError, match=r"batch\.obs must be \(B, S\) with S = 3"):
+        ddpg_update(fresh(), batch(obs=np.zeros((B, 4)), next_obs=np.zeros((B, 4))))
+    with pytest.raises(AssertionError, match=r"batch\.action must be \(B, A\) with A = 2"):
+        ddpg_update(fresh(), batch(action=np.zeros((B, 3))))
+
+
 def test_actions_without_their_axis_are_refused():
     with pytest.raises(AssertionError, match=r"batch\.action must be \(B, A\)"):
         ddpg_update(fresh(), batch(action=np.zeros(B)))
@@ -554,6 +561,7 @@ def with_nan():
         (spaces.Box(-1, 1, (2, 2)), "shape"),
         (spaces.Box(0, 5, (2,), np.int32), "int32"),
         (spaces.Box(1, 1, (2,)), "not below"),
+        (spaces.Box(-3e38, 3e38, (2,)), "must be smaller"),
     ],
 )
 def test_action_spaces_that_cannot_be(space, words):

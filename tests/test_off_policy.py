@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -259,7 +260,7 @@ def test_a_fault_stops_the_run_and_nothing_of_it_is_stored(tmp_path, field, valu
     def broken():
         return Faulty(field, value)
 
-    with pytest.raises(BadInput, match=rf"broken gave an? {field} that is not finite.*after step 119"):
+    with pytest.raises(BadInput, match=rf"broken gave an? {field} that is not finite, environment 0 at step 120"):
         train(tiny(tmp_path, env=broken, eval_env=Still))
     folder = tmp_path / "run"
     assert [row["step"] for row in table(folder / "evaluations.csv")] == ["0", "100"]
@@ -273,12 +274,73 @@ def test_a_fault_stops_the_run_and_nothing_of_it_is_stored(tmp_path, field, valu
     assert all(np.isfinite(np.asarray(x)).all() for x in [*networks(training.state), *jax.tree.leaves(training.replay)])
 
 
+class BadStart(Still):
+    """Its third episode begins with an observation that is not finite."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return np.full(1, np.nan if self.episodes > 3 else 0.0, np.float32), {}
+
+    def step(self, action):
+        assert np.isfinite(action).all()
+        return np.zeros(1, np.float32), 0.0, False, self.np_random.random() < 0.02, {}
+
+
+def test_a_first_observation_that_is_not_finite_is_found_before_it_is_acted_on(tmp_path):
+    with pytest.raises(BadInput, match="BadStart gave an observation that is not finite, environment 0"):
+        train(tiny(tmp_path, env=BadStart, eval_env=Still, learning_starts=16))
+    assert (tmp_path / "run" / "checkpoints" / "latest.npz").is_file()
+
+
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_updates_go_by_steps_where_rows_are_spent_on_resetting(tmp_path, num_envs):
+    """Episodes of one step: under NEXT_STEP every other row is none."""
+    vector_env = SyncVectorEnv([Echo] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+    training = learned(tmp_path, env=Echo, envs=make_envs(vector_env, num_envs, 0), num_envs=num_envs)
+    assert training.step == 300
+    assert int(training.state.num_updates) == 200 // num_envs
+
+
+def test_each_environment_explores_on_its_own(tmp_path):
+    training = learned(tmp_path, env=Still, num_envs=2, agent=SMALL.replace(actor_learning_rate=0.0))
+    action = np.asarray(training.replay.rows.action)[: int(training.replay.size)]
+    assert len(np.unique(action[:, 0])) > 0.95 * len(action)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"stored": None}, {"stored": 10**9}, {"stored": "much"}, {"rng": {}}, {"step": None}, {"marks": [1]}],
+    ids=str,
+)
+def test_damaged_notes_are_refused(tmp_path, change):
+    train(tiny(tmp_path, total_steps=120))
+    path = tmp_path / "run" / "checkpoints" / "latest.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    notes = json.loads(arrays["notes"].tobytes()) | change
+    arrays["notes"] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+    np.savez(path, **arrays)
+    with pytest.raises(BadInput):
+        train(dataclasses.replace(load_run(tmp_path / "run"), total_steps=150))
+
+
+def test_another_capacity_is_refused(tmp_path):
+    train(tiny(tmp_path, total_steps=300))
+    with pytest.raises(BadInput, match="cannot have come from a replay buffer of 400"):
+        train(dataclasses.replace(load_run(tmp_path / "run"), total_steps=350, buffer_size=400))
+
+
 BAD = {
+    "a rate beyond float32": (["--actor-learning-rate", "1e39"], "actor_learning_rate is 1e+39"),
+    "noise beyond float32": (["--exploration-noise", "1e308"], "exploration_noise is 1e+308"),
+    "layers beyond memory": (["--hidden-sizes", "10000000", "10000000"], "at most 16,384"),
     "discrete actions": (["--env", "CartPole-v1"], "takes Box actions; ppo and ppo_kl take Discrete"),
     "a batch larger than what is stored": (["--batch-size", "2000"], "at most learning_starts, 1,000"),
     "a batch larger than the buffer": (["--buffer-size", "100"], "at most buffer_size, 100"),
     "a buffer larger than memory": (["--buffer-size", "2000000000"], "GiB"),
-    "a buffer beyond counting": (["--buffer-size", "1e13"], "buffer_size"),
+    "a buffer beyond counting": (["--buffer-size", "1e12"], "GiB"),
     "no buffer": (["--buffer-size", "0"], "buffer_size is 0"),
     "no batch": (["--batch-size", "0"], "batch_size is 0"),
     "no first steps": (["--learning-starts", "0"], "learning_starts is 0"),
