@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ def load_tree(path: Path, like: Any, partly: bool = False) -> tuple[Any, dict[st
     Raises:
       BadInput: no such file, a damaged one, or one that holds something else.
     """
-    stored, notes = load_arrays(path)
     leaves = _named_leaves(like)
+    stored, notes = load_arrays(path, leaves.keys() if partly else None)
     odd = leaves.keys() - stored.keys() if partly else leaves.keys() ^ stored.keys()
     if odd:
         raise BadInput(f"{path} holds another kind of state than this run's (they differ in {min(odd)})")
@@ -78,17 +78,23 @@ def load_tree(path: Path, like: Any, partly: bool = False) -> tuple[Any, dict[st
     return jax.tree.unflatten(jax.tree.structure(like), restored), notes
 
 
-def load_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The arrays by name, and the notes, of a file that `save_tree` wrote. Raises BadInput where there is none."""
-    with _reading(path), np.load(path, allow_pickle=False) as file:
-        stored = dict(file)
-        return stored, _notes(stored.pop("notes"))
+def load_arrays(path: Path, names: Collection[str] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays by name, and the notes, of a file that `save_tree` wrote.
 
+    Args:
+      path: the file.
+      names: which arrays to read, where the file has them; None for all. The others are not touched: a replay buffer
+        may be among them.
 
-def load_notes(path: Path) -> dict[str, Any]:
-    """The notes alone of a file that `save_tree` wrote. Raises BadInput where there is none."""
+    Returns:
+      The arrays, and the notes.
+
+    Raises:
+      BadInput: there is no such file, or it is damaged.
+    """
     with _reading(path), np.load(path, allow_pickle=False) as file:
-        return _notes(file["notes"])
+        found = {name: file[name] for name in file if name != "notes" and (names is None or name in names)}
+        return found, _notes(file["notes"])
 
 
 @contextlib.contextmanager

@@ -15,9 +15,8 @@ from jaxrl.errors import BadInput
 
 Config = TypeVar("Config", bound=struct.PyTreeNode)
 
-LARGEST = float(
-    np.finfo(np.float32).max
-)  # What is finite here but not in the parameters' type would be infinite there.
+# Of a float32: a larger number is finite here and infinite where the kernels compute.
+LARGEST = float(np.finfo(np.float32).max)
 POSITIVE = math.ulp(0.0), LARGEST
 NOT_NEGATIVE = 0.0, LARGEST
 COUNT = 1.0, LARGEST
@@ -66,7 +65,7 @@ def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> Non
         number = getattr(config, name)
         if number is None or isinstance(number, jax.core.Tracer):
             continue
-        exact = np.asarray(number, np.float64)  # A bound that float32 cannot hold would be infinite there.
+        exact = np.asarray(number, np.float64)
         if not np.all((low <= exact) & (exact <= high)):
             bound = f"at least {low:g} and finite" if high == LARGEST else f"between {low:g} and {high:g}"
             bound = "positive and finite" if (low, high) == POSITIVE else bound

@@ -121,10 +121,9 @@ class ActionValue(nn.Module):
         first, second, *others = self.hidden_sizes
         x = nn.relu(_uniform_dense(first, obs.shape[-1], self.dtype, "Dense_0")(obs))
         x = nn.relu(JoiningDense(second, self.dtype, name="Dense_1")(x, action, in_parts))
-        for i, width in enumerate([*others, 1], start=2):
-            x = x if i == 2 else nn.relu(x)
-            x = _uniform_dense(width, x.shape[-1], self.dtype, f"Dense_{i}")(x)
-        return x[..., 0]
+        for i, width in enumerate(others, start=2):
+            x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype, f"Dense_{i}")(x))
+        return _uniform_dense(1, x.shape[-1], self.dtype, f"Dense_{len(self.hidden_sizes)}")(x)[..., 0]
 
 
 class JoiningDense(nn.Module):

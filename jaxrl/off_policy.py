@@ -16,7 +16,7 @@ from jaxrl.envs import Envs, check_finite
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalizer_init
 from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
-from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, SAMPLING, Callback, Session, Training, stream
+from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, SAMPLING, Callback, Session, Training, stream, stream_key
 
 
 def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Training, Session]:
@@ -27,14 +27,15 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
     parameters every update leaves behind as one vector: so the device never waits for the environments.
     """
     assert isinstance(run.agent, DDPGConfig)
-    state = ddpg_init(_key(run.seed, NETWORK), run.agent, envs.observation_space, envs.action_space)
+    state = ddpg_init(stream_key(run.seed, NETWORK), run.agent, envs.observation_space, envs.action_space)
     assert isinstance(envs.action_space, spaces.Box)
     low, high = envs.action_space.low, envs.action_space.high
+    spread = run.exploration_noise * (high - low) / 2
     replay = replay_init(run.buffer_size, envs.obs.shape[1], len(low))
     rng = np.random.default_rng(stream(run.seed, EXPLORATION))
     training = Training(state, normalizer_init(envs.obs.shape[1], run.num_envs, False, False), rng, replay)
     unravel = _unraveller(state.actor.params)
-    sampling_key = _key(run.seed, SAMPLING)
+    sampling_key = stream_key(run.seed, SAMPLING)
     add = jax.jit(replay_add, donate_argnums=0)
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -66,7 +67,7 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
                 if steps_due >= envs.num_envs:
                     training.state, metrics, next_acting = learn(training.state, training.replay)
                     steps_due -= envs.num_envs
-                noise = run.exploration_noise * (high - low) / 2 * rng.standard_normal((envs.num_envs, len(low)))
+                noise = spread * rng.standard_normal((envs.num_envs, len(low)))
                 policy = host_policy(state.actor.apply_fn, unravel(np.asarray(acting)))
                 action = np.clip(policy(envs.obs).mode() + noise, low, high)
             transition = envs.step(action.astype(np.float32))
@@ -91,10 +92,6 @@ def _unraveller(params: Any) -> Callable[[np.ndarray], Any]:
         return jax.tree.unflatten(structure, [part.reshape(shape) for part, shape in parts])
 
     return unravel
-
-
-def _key(seed: int, purpose: int) -> jax.Array:
-    return jax.random.key(int(stream(seed, purpose).generate_state(1)[0]))
 
 
 def _plan(run: RunConfig) -> str:

@@ -11,7 +11,7 @@ from jaxrl.envs import Envs
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
 from jaxrl.ppo import METRICS, PPOConfig, PPOState, ppo_init, ppo_update
-from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, Callback, Session, Training, stream
+from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, Callback, Session, Training, stream, stream_key
 from jaxrl.transition import Transition
 
 
@@ -20,8 +20,7 @@ def train_ppo(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Tr
     config = run.algorithm_config
     assert isinstance(config, PPOConfig)
     gamma = float(config.gamma)
-    key = jax.random.key(int(stream(run.seed, NETWORK).generate_state(1)[0]))
-    state = ppo_init(key, config, envs.observation_space, envs.action_space)
+    state = ppo_init(stream_key(run.seed, NETWORK), config, envs.observation_space, envs.action_space)
     normalizer = normalizer_init(envs.obs.shape[1], envs.num_envs, run.normalize_obs, run.normalize_reward)
     training = Training(state, normalizer, np.random.default_rng(stream(run.seed, EXPLORATION)))
 

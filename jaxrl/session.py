@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from jaxrl.checkpoint import load_arrays, load_notes, load_tree, save_tree, write_atomically
+from jaxrl.checkpoint import load_arrays, load_tree, save_tree, write_atomically
 from jaxrl.config import RunConfig, claim_run_dir, run_to_json
 from jaxrl.envs import FinishedEpisode, make_envs
 from jaxrl.errors import BadInput
@@ -36,6 +36,11 @@ PACKAGES = "jaxrl-kernels", "jax", "jaxlib", "flax", "optax", "gymnasium", "mujo
 def stream(seed: int, purpose: int, step: int = 0) -> np.random.SeedSequence:
     """The random stream of one purpose, begun at one step; runs with neighbouring seeds share none."""
     return np.random.SeedSequence(seed, spawn_key=(purpose, step))
+
+
+def stream_key(seed: int, purpose: int) -> jax.Array:
+    """A JAX key from the random stream of one purpose."""
+    return jax.random.key(int(stream(seed, purpose).generate_state(1)[0]))
 
 
 @dataclasses.dataclass
@@ -270,7 +275,7 @@ class Session:
 
     def _restore(self, training: Training) -> float:
         path = self.run_dir / "checkpoints" / "latest.npz"
-        notes = load_notes(path)
+        _, notes = load_arrays(path, ())
         found, wanted = (notes.get("algo"), notes.get("env")), (self.run.algo, self.run.env_name)
         if found != wanted:
             raise BadInput(f"{path} is of {found[0]} on {found[1]}, not of {wanted[0]} on {wanted[1]}")
@@ -336,8 +341,8 @@ def _adopt(source: Path, training: Training) -> None:
     training.state = training.state.replace(
         actor=actor.replace(**params["state"]["actor"]), critic=critic.replace(**params["state"]["critic"])
     )
-    stored, _ = load_arrays(path)
-    if ("normalizer.obs.mean" in stored) != (training.normalizer.obs is not None):
+    stored, _ = load_arrays(path, {"normalizer.obs.mean"})
+    if bool(stored) != (training.normalizer.obs is not None):
         raise BadInput(
             f"one of {source} and this run normalises observations and one does not: set normalize_obs alike"
         )
