@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 _HOME = {
     "BadInput": "errors",
+    "EnvironmentFault": "errors",
+    "EnvironmentLost": "errors",
     "Transition": "transition",
     "gae": "returns",
     "td_target": "returns",
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from jaxrl.ddpg import DDPGConfig, DDPGState, ddpg_act, ddpg_init, ddpg_update
     from jaxrl.distributions import kl_divergence
     from jaxrl.envs import make_envs
-    from jaxrl.errors import BadInput
+    from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
     from jaxrl.losses import adapt_kl_coef, clipped_surrogate
     from jaxrl.policy import load_policy
     from jaxrl.ppo import PPOConfig, PPOState, ppo_act, ppo_init, ppo_update

@@ -25,26 +25,14 @@ RATE = 0.0, 1e6  # Beyond it a single step leaves the numbers that float32 can s
 WIDEST = 2**14
 
 
-def check_observation_space(space: spaces.Space) -> None:
-    """Accepts a Box of numbers, of any shape; raises BadInput for anything else, images included."""
-    if not isinstance(space, spaces.Box):
-        raise BadInput(
-            f"observation space {type(space).__name__} is not supported: it must be a Box; "
-            "gymnasium.wrappers.FlattenObservation makes one"
-        )
-    if space.dtype == np.uint8 and len(space.shape) > 1:
-        raise BadInput(
-            f"observation space of pixels, {space.shape} uint8, is not supported: the networks are fully connected "
-            "and want a vector of features"
-        )
-    if math.prod(space.shape) == 0:
-        raise BadInput(f"observation space of shape {space.shape} is empty: it must hold at least one number")
-
-
 def check_box_actions(space: spaces.Box) -> None:
-    """Accepts a Box of real vectors with finite bounds, low below high; raises BadInput for anything else."""
-    if len(space.shape) != 1 or space.shape[0] == 0 or not np.issubdtype(space.dtype, np.floating):
-        raise BadInput(f"action space Box of shape {space.shape} and {space.dtype} is not supported: real vectors are")
+    """Accepts a Box of real numbers, of any shape, with finite bounds, low below high; raises BadInput for anything
+    else."""
+    if math.prod(space.shape) == 0 or not np.issubdtype(space.dtype, np.floating):
+        raise BadInput(
+            f"action space Box of shape {space.shape} and {space.dtype} is not supported: real numbers are, one or "
+            "more; a MultiDiscrete holds whole ones"
+        )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise BadInput(
             f"action space is unbounded, from {space.low.min()} to {space.high.max()}: its bounds must be finite; "

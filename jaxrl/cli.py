@@ -18,14 +18,22 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jaxrl.errors import BadInput
+from jaxrl.errors import BadInput, EnvironmentLost
 
 if TYPE_CHECKING:
     from jaxrl.config import RunConfig
     from jaxrl.flags import EvaluateFlags
 
 T = TypeVar("T")
-NAMES = "--env", "--eval-env", "--run-dir", "--init-from", "--resume", "--video"  # Flags whose values are names.
+NAMES = (
+    "--env",
+    "--eval-env",
+    "--wrapper",
+    "--run-dir",
+    "--init-from",
+    "--resume",
+    "--video",
+)  # Flags whose values are names.
 USAGE = """usage: jaxrl train --algo {ppo,ppo_kl,ddpg} --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
 each lists its options with --help"""
@@ -47,7 +55,7 @@ def train_command(argv: Sequence[str] | None = None) -> int:
     """Trains as the flags say.
 
     Returns:
-      The exit code: 0 done, 2 bad input, 130 after Ctrl-C; SIGTERM raises SystemExit with 143.
+      The exit code: 0 done, 1 an environment failed, 2 bad input, 130 after Ctrl-C; SIGTERM raises SystemExit, 143.
     """
 
     def command() -> None:
@@ -161,16 +169,16 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     if flags.render:
         _check_display()
     policy = load_policy(flags.run_dir)
-    env = policy.env if flags.env is None else flags.env
+    env, wrapper = _environment_of(flags, policy.env, policy.wrapper)
     options: dict[str, Any] = {}
     if flags.max_episode_steps is not None:
         options["max_episode_steps"] = flags.max_episode_steps
     if flags.render:
-        envs = make_envs(env, 1, 0, render_mode="human", **options)
+        envs = make_envs(env, 1, 0, wrapper=wrapper, render_mode="human", **options)
     elif flags.video is not None:
-        envs = make_envs(_filmed(env, Path(flags.video), options), 1, 0)
+        envs = make_envs(_filmed(env, Path(flags.video), options), 1, 0, wrapper=wrapper)
     else:
-        envs = make_eval_envs(env, flags.episodes, **options)
+        envs = make_eval_envs(env, flags.episodes, wrapper, **options)
     policy.check_spaces(envs.observation_space, envs.action_space)
     if flags.stochastic and policy.deterministic:
         raise BadInput(
@@ -186,11 +194,22 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     print(f"{env}: mean return {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes")
 
 
+def _environment_of(flags: "EvaluateFlags", env: str, wrapper: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The environment to evaluate in and the wrappers around it. What a file names is code to be imported: only whoever
+    gives the command may ask for that."""
+    if flags.env is None and ":" in env:
+        raise BadInput(f"the policy was trained on {env}, which imports a module: say --env {env} if that is right")
+    if not flags.wrapper and wrapper:
+        names = " ".join(wrapper)
+        raise BadInput(f"the policy was trained under wrappers, which import modules: say --wrapper {names}, or none")
+    return env if flags.env is None else flags.env, () if flags.wrapper == ("None",) else flags.wrapper
+
+
 def _filmed(env: str, folder: Path, options: dict[str, Any]) -> Callable[[], Any]:
     """A factory for one environment that writes a film of every episode into `folder`."""
     import gymnasium as gym
 
-    from jaxrl.envs import find_spec
+    from jaxrl.registry import find_spec
 
     find_spec(env)
     try:
@@ -222,6 +241,9 @@ def _run(command: Callable[[], None]) -> int:
         command()
     except BadInput as error:
         return _complain(error)
+    except EnvironmentLost as error:
+        _complain(error)
+        return 1
     except KeyboardInterrupt:
         return 130
     return 0
@@ -231,7 +253,7 @@ def _terminate(kind: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + kind)
 
 
-def _complain(error: BadInput) -> int:
+def _complain(error: BadInput | EnvironmentLost) -> int:
     print(f"jaxrl: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
 

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gymnasium.vector import VectorEnv
 
@@ -32,6 +32,16 @@ class RunConfig:
     """Environment steps to train for, over all environments; the run ends at the first update at or after it."""
     seed: int = 0
     """Seed of everything random in the run."""
+    wrapper: tuple[Any, ...] = ()
+    """Wrappers around each environment, module:callable, the innermost first; from Python also callables."""
+    env_backend: Literal["gymnasium", "async", "envpool"] = "gymnasium"
+    """Where the environments trained in run: gymnasium in this process, async each in a process of its own, envpool in
+    the threads of EnvPool, for CartPole and the MuJoCo tasks. Evaluations always run in Gymnasium's."""
+    env_timeout: float = 60.0
+    """Seconds that an environment in a process of its own may take for an answer, before the run is ended."""
+    on_fault: Literal["stop", "reset"] = "stop"
+    """What follows a step of which nothing can be learned, because something in it is not finite or MuJoCo diverged:
+    stop ends the run, reset begins a new episode in that environment, counted and logged."""
     num_envs: int = None  # type: ignore[assignment]
     """Environments that step together; by default 8 for PPO, 1 for DDPG."""
     num_steps: int = 256
@@ -267,7 +277,8 @@ def claim_run_dir(run: RunConfig) -> Path:
 
 def run_to_json(run: RunConfig) -> dict[str, Any]:
     """The settings as JSON-able values; an environment that is no id is recorded by name."""
-    record = dataclasses.asdict(dataclasses.replace(run, env="", eval_env=None))
+    wrapper = tuple(each if isinstance(each, str) else f"{each.__module__}:{each.__qualname__}" for each in run.wrapper)
+    record = dataclasses.asdict(dataclasses.replace(run, env="", eval_env=None, wrapper=wrapper))
     record = json.loads(json.dumps(record, default=lambda x: str(x) if isinstance(x, Path) else x.item()))
     eval_env = run.eval_env if run.eval_env is None or isinstance(run.eval_env, str) else repr(run.eval_env)
     return {"algo": run.algo} | record | {"env": run.env_name, "eval_env": eval_env}
@@ -277,6 +288,7 @@ def run_from_json(record: dict[str, Any]) -> RunConfig:
     """The inverse of `run_to_json`, for runs on environments with an id."""
     agent = dict(record["agent"], hidden_sizes=tuple(record["agent"]["hidden_sizes"]))
     rest = {name: value for name, value in record.items() if name not in ("algo", "agent")}
+    rest["wrapper"] = tuple(rest["wrapper"])
     run = RunConfig(agent=(DDPGConfig if record["algo"] == "ddpg" else PPOConfig)(**agent), **rest)
     if not isinstance(run.env, str):
         raise TypeError(f"env is {run.env!r}")
@@ -293,7 +305,9 @@ def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(each, int) for each in value)
+        return isinstance(value, tuple) and all(_fits(each, get_args(kind)[0]) for each in value)
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:

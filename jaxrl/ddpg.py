@@ -5,7 +5,6 @@ Source: Lillicrap et al. 2016, "Continuous control with deep reinforcement learn
 """
 
 import functools
-import math
 from typing import Any, Self
 
 import chex
@@ -24,11 +23,11 @@ from jaxrl.checks import (
     check_box_actions,
     check_hidden_sizes,
     check_numbers,
-    check_observation_space,
     strong,
     with_numbers,
 )
 from jaxrl.errors import BadInput
+from jaxrl.flatten import layout, width
 from jaxrl.losses import weighted_mean
 from jaxrl.networks import ActionValue, DeterministicActor, apply_function
 from jaxrl.optimizer import adam, descend
@@ -102,8 +101,9 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
     Args:
       key: JAX key; equal keys give equal states.
       config: checked by `check_config`.
-      observation_space: Box, of any shape; observations reach the kernel flattened, `(..., S)`.
-      action_space: a bounded Box of shape `(A,)`; each dimension has bounds of its own.
+      observation_space: Box of any shape, or a Dict of such; observations reach the kernel flattened, `(..., S)`, as
+        `jaxrl.flatten` says.
+      action_space: a bounded Box of any shape, flattened, `(A,)`; each dimension has bounds of its own.
 
     Returns:
       The state. Two states of equal static config and spaces have equal tree structures.
@@ -113,8 +113,8 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
     """
     check_config(config, observation_space, action_space)
     assert isinstance(action_space, spaces.Box)
-    bounds = tuple(map(float, action_space.low)), tuple(map(float, action_space.high))
-    return _fresh_state(key, strong(config), *bounds, math.prod(observation_space.shape or ()))
+    low, high = (tuple(map(float, np.ravel(bound))) for bound in (action_space.low, action_space.high))
+    return _fresh_state(key, strong(config), low, high, width(layout(observation_space)))
 
 
 def ddpg_act(state: DDPGState, obs: Array) -> Array:
@@ -210,10 +210,11 @@ def _follow(learner: TargetTrainState, tau: Array) -> TargetTrainState:
 
 def check_config(config: DDPGConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """Raises BadInput, in one line, if DDPG with this config cannot learn on these spaces as asked."""
-    check_observation_space(observation_space)
+    layout(observation_space)
     if not isinstance(action_space, spaces.Box):
         kind = type(action_space).__name__
-        also = "; ppo and ppo_kl take Discrete ones" if isinstance(action_space, spaces.Discrete) else ""
+        whole = isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+        also = f"; ppo and ppo_kl take {kind} ones" if whole else ""
         raise BadInput(f"action space {kind} is not supported by ddpg, which takes Box actions{also}")
     check_box_actions(action_space)
     check_numbers(config, RANGES)

@@ -1,5 +1,9 @@
-"""Distributions over actions: Categorical and diagonal Gaussian with their exact KL divergences, and the trivial one of
-a deterministic policy. All are pytrees, so that a network can return one.
+"""Distributions over actions: Categorical, one or several at once; diagonal Gaussian, plain or squashed into bounds,
+with their exact KL divergences; and the trivial one of a deterministic policy. All are pytrees, so that a network can
+return one.
+
+`sample`, `mode` and `log_prob` speak of the action that the kernel learns from; `to_env` makes of it the one that the
+environment is given, which is another where the policy squashes.
 
 `sample` runs on the NumPy side with the caller's generator: inside a jitted policy the counter-based generator of JAX
 would double the cost of a step on a CPU.
@@ -7,13 +11,15 @@ would double the cost of a step on a CPU.
 
 import dataclasses
 import math
-from typing import Self
+from typing import Any, Self
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+QUADRATURE_NODES = 32
 
 
 @jax.tree_util.register_dataclass
@@ -30,6 +36,10 @@ class Deterministic:
     def mode(self) -> Array | np.ndarray:
         """The action, shape `(..., A)`."""
         return self.action
+
+    def to_env(self, action: Any) -> Any:
+        """The action itself."""
+        return action
 
 
 @jax.tree_util.register_dataclass
@@ -76,6 +86,49 @@ class Categorical:
         logits = np.asarray(self.logits)
         return np.argmax(logits + rng.gumbel(size=logits.shape), axis=-1) + self.start
 
+    def to_env(self, action: Any) -> Any:
+        """The action itself."""
+        return action
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MultiCategorical:
+    """A vector of integers, each from a Categorical of its own, independent of the others.
+
+    Attributes:
+      logits: `(..., D, K)`, unnormalised log-probabilities (nats) of D components with at most K values; minus infinity
+        where a component has fewer.
+      starts: the integer that the first logit of each component stands for.
+    """
+
+    logits: Array | np.ndarray
+    starts: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+    def log_prob(self, action: Array) -> Array:
+        """The sum of the components' log-probabilities (nats) of `action`, integers `(..., D)`. Returns `(...)`."""
+        return Categorical(self.logits).log_prob(jnp.asarray(action) - np.array(self.starts)).sum(-1)
+
+    def entropy(self) -> Array:
+        """The sum of the components' entropies (nats), shape `(...)`."""
+        return Categorical(self.logits).entropy().sum(-1)
+
+    def kl_divergence(self, other: Self) -> Array:
+        """The sum of the components' divergences (nats) from those of `other`, shape `(...)`."""
+        return Categorical(self.logits).kl_divergence(Categorical(other.logits)).sum(-1)
+
+    def mode(self) -> Array | np.ndarray:
+        """The most probable action, shape `(..., D)`."""
+        return Categorical(self.logits).mode() + np.array(self.starts)
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """Draws one action per row on the NumPy side. int64, shape `(..., D)`."""
+        return Categorical(self.logits).sample(rng) + np.array(self.starts)
+
+    def to_env(self, action: Any) -> Any:
+        """The action itself."""
+        return action
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +172,63 @@ class DiagGaussian:
         noise = rng.standard_normal(mean.shape, dtype=mean.dtype)
         return mean + np.exp(np.asarray(self.log_std)) * noise
 
+    def to_env(self, action: Any) -> Any:
+        """The action itself; the environment's adapter clips it to the bounds."""
+        return action
 
-def kl_divergence(old: Categorical | DiagGaussian, new: Categorical | DiagGaussian) -> Array:
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TanhGaussian(DiagGaussian):
+    """The distribution of `a = (low + high) / 2 + (high - low) / 2 * tanh(u)` with u from a diagonal Gaussian.
+
+    It speaks of u, from which a follows, because u does not follow from a: in float32, tanh(10) is 1. `sample`, `mode`
+    and the argument of `log_prob` are u; `to_env` is a. The divergence of two such distributions is that of their
+    Gaussians, because what both are put through can be undone.
+
+    Attributes:
+      low, high: the bounds of each component of a.
+    """
+
+    low: tuple[float, ...] = dataclasses.field(metadata={"static": True})
+    high: tuple[float, ...] = dataclasses.field(metadata={"static": True})
+
+    def log_prob(self, action: Array) -> Array:
+        """The log-density (nats) of a, at `action` = u, `(..., A)`; returns `(...)`.
+
+        `log N(u) - sum_i [ log((high_i - low_i) / 2) + 2 (log 2 - u_i - softplus(-2 u_i)) ]`, which is finite wherever
+        u is: the last term is `log(1 - tanh(u_i)^2)` in a form that does not subtract equals.
+        """
+        return super().log_prob(action) - self._log_slope(action).sum(-1)
+
+    def entropy(self) -> Array:
+        """The entropy (nats) of a, shape `(...)`: that of u, and the mean logarithm of the slope that takes u to a, by
+        Gauss-Hermite quadrature."""
+        mean, std = jnp.asarray(self.mean), jnp.exp(self.log_std)
+        places, shares = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
+        u = mean + std * jnp.asarray(places, mean.dtype).reshape(-1, *[1] * mean.ndim)
+        weights = jnp.asarray(shares / shares.sum(), mean.dtype)
+        return super().entropy() + jnp.tensordot(weights, self._log_slope(u), axes=1).sum(-1)
+
+    def to_env(self, action: Any) -> np.ndarray:
+        """The a of this u, `(..., A)`, within the bounds, in NumPy."""
+        low, high = (np.asarray(bound, np.asarray(action).dtype) for bound in (self.low, self.high))
+        return np.clip((low + high) / 2 + (high - low) / 2 * np.tanh(action), low, high)
+
+    def _log_slope(self, u: Array) -> Array:
+        """`log(da_i / du_i)`, shaped like u."""
+        half = (np.asarray(self.high) - np.asarray(self.low)) / 2
+        return jnp.asarray(np.log(half), u.dtype) + 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+
+
+Distribution = Categorical | MultiCategorical | DiagGaussian
+
+
+def kl_divergence(old: Distribution, new: Distribution) -> Array:
     """Exact `KL(old || new)` (nats), row by row.
 
     Args:
-      old, new: two distributions of one kind, with equal shapes `(..., K)`.
+      old, new: two distributions of one kind, with equal shapes.
 
     Returns:
       `(...)`, never negative but for rounding.

@@ -4,15 +4,14 @@ Gymnasium has three conventions for what happens after an episode's end. NEXT_ST
 spends the next step on a reset that ignores the action; SAME_STEP resets at once and hides the final observation in
 `infos`; DISABLED resets when told to. Behind `Envs` they look alike, but for `Transition.valid`, which marks the rows
 that NEXT_STEP spends on resetting.
+
+A fault is a step of which nothing can be learned: an observation, a reward or an action that is not finite, or a state
+that MuJoCo could not compute with and replaced. It is found before the step becomes a transition.
 """
 
-import contextlib
-import difflib
 import functools
-import importlib
-import re
-import sys
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -20,12 +19,18 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from jaxrl.errors import BadInput
+from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
+from jaxrl.flatten import flatten, layout
+from jaxrl.guard import FAULT, Guard, guarded
+from jaxrl.pool import Pool
+from jaxrl.registry import find_callable, find_spec, is_native
 from jaxrl.transition import Transition
+from jaxrl.workers import Workers, ask, stop_workers
 
-# Registered still, but not to be built any more, and so no use as a hint.
-GONE = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w+|Pusher|Reacher|Swimmer|Walker2d)-v[1-3]")
 EnvLike = str | Callable[[], gym.Env] | VectorEnv
+BACKENDS = "gymnasium", "async", "envpool"
+LONGEST = 1e6  # Seconds; what waits for a pipe takes no more than a few weeks.
+MOST_FAULTS = 100  # Of one environment between two episodes that it finishes; beyond, a reset is no remedy.
 
 
 class FinishedEpisode(NamedTuple):
@@ -36,32 +41,58 @@ class FinishedEpisode(NamedTuple):
     episode_length: int
 
 
+class Fault(NamedTuple):
+    """One environment that was reset on the last step for what it did, such as "gave a reward that is not finite"."""
+
+    env_index: int
+    what: str
+
+
 class Envs:
     """N environments that step together.
 
     Attributes:
       num_envs: N.
       observation_space, action_space: those of a single environment.
-      obs: `(N, S)` float32, what to act on next; raw, flattened.
+      obs: `(N, S)` float32, what to act on next; raw, flattened as `jaxrl.flatten` says.
       finished: the episodes that ended on the last step.
+      faults: the environments that were reset for a fault on the last step; always empty under `on_fault="stop"`.
     """
 
-    def __init__(self, vector_env: VectorEnv, seed: int | np.random.SeedSequence) -> None:
+    def __init__(
+        self,
+        vector_env: VectorEnv,
+        seed: int | np.random.SeedSequence,
+        on_fault: str = "stop",
+        timeout: float = 60.0,
+    ) -> None:
         mode = vector_env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise BadInput(
                 f"{type(vector_env).__name__} declares no autoreset mode: metadata['autoreset_mode'] must be one of "
                 "gymnasium.vector.AutoresetMode"
             )
+        base = vector_env.unwrapped
+        self._resets_one = isinstance(base, SyncVectorEnv | AsyncVectorEnv | Pool) or mode is AutoresetMode.DISABLED
+        if on_fault not in ("stop", "reset"):
+            raise BadInput(f"on_fault is {on_fault!r}: it must be 'stop' or 'reset'")
+        if on_fault == "reset" and not self._resets_one:
+            raise BadInput(f"{type(base).__name__} cannot reset one of its environments alone: on_fault must be 'stop'")
         self._vector_env = vector_env
-        self._mode = mode
+        self._workers = base if isinstance(base, AsyncVectorEnv) else None
+        self._mode, self._timeout, self._goes_on = mode, timeout, on_fault == "reset"
+        if isinstance(base, SyncVectorEnv):
+            base.envs = [env if isinstance(env, Guard) else Guard(env, i) for i, env in enumerate(base.envs)]
         self.num_envs: int = vector_env.num_envs
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
-        self._bounds = None
-        if isinstance(self.action_space, spaces.Box):
-            self._bounds = self.action_space.low, self.action_space.high
-        self.reset(seed)
+        self._layout = layout(self.observation_space)
+        self._action_shape = (self.num_envs, *(self.action_space.shape or ()))
+        try:
+            self.reset(seed)
+        except BaseException:
+            self.close()
+            raise
 
     def reset(self, seed: int | np.random.SeedSequence) -> None:
         """Begins a new episode everywhere, with a random stream of its own for each environment, given by `seed`."""
@@ -69,63 +100,161 @@ class Envs:
             raise BadInput(f"seed is {seed}: it must be at least 0")
         sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
         words = [int(word) for word in sequence.generate_state(self.num_envs)]
-        one_each = isinstance(self._vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
-        obs, _ = self._vector_env.reset(seed=words if one_each else words[0])  # type: ignore[arg-type]
-        self.obs = self._flat(obs)
+        one_each = isinstance(self._vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv | Pool)
         self.finished: list[FinishedEpisode] = []
+        self.faults: list[Fault] = []
         self._ended = np.zeros(self.num_envs, bool)
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
+        self._num_faults = np.zeros(self.num_envs, np.int64)  # Since the environment last finished an episode.
+        obs, _ = self._ask("reset", seed=words if one_each else words[0])
+        self.obs = flatten(self._layout, obs, self.num_envs)
+        self._check_starts(0)
 
     def step(self, action: np.ndarray) -> Transition:
         """Takes one step in every environment.
 
         Args:
           action: `(N, A)` or `(N,)`, in the environment's units. Box actions are clipped to the bounds on their way
-            to the environment; the transition keeps what was given.
+            to the environment, and given the space's shape; the transition keeps what was given.
 
         Returns:
           Rows `(N,)`, NumPy: float32 observations and rewards, boolean flags. `valid` is None unless the vector
-          environment spends steps on resetting.
+          environment spends steps on resetting, or faults are not to stop it: the row of a fault is not valid, and
+          what follows it is another episode.
+
+        Raises:
+          EnvironmentFault: something is not finite, or MuJoCo could not compute; under `on_fault="reset"` only where
+            resetting that environment does not help.
+          EnvironmentLost: an environment raised, died, or gave no answer in time.
         """
-        obs = self.obs
-        sent = action if self._bounds is None else np.minimum(np.maximum(action, self._bounds[0]), self._bounds[1])
-        raw_obs, reward, *flags, infos = self._vector_env.step(sent)
+        obs, self.finished, self.faults = self.obs, [], []
+        wrong = dict(_not_finite("was given an action that is not finite", action))
+        if wrong and not self._goes_on:
+            raise self._fault(wrong, self.num_envs)
+        raw_obs, reward, *flags, infos = self._ask("step", self._to_environment(action, wrong))
         terminated, truncated = (np.asarray(flag, bool) for flag in flags)
-        next_obs = self.obs = self._flat(raw_obs)
+        next_obs = self.obs = flatten(self._layout, raw_obs, self.num_envs)
+        reward = np.asarray(reward)
         valid = None
         if self._mode is AutoresetMode.NEXT_STEP:
             valid = ~self._ended
             reward, terminated, truncated = reward * valid, terminated & valid, truncated & valid
+        elif self._goes_on:
+            valid = np.ones(self.num_envs, bool)
         ended = terminated | truncated
+        if self._mode is AutoresetMode.SAME_STEP and ended.any():
+            next_obs = self._with_final(infos, ended)
+
+        wrong |= _not_finite("gave a reward that is not finite", reward)
+        wrong |= _not_finite("gave an observation that is not finite", next_obs)
+        if FAULT in infos or FAULT in infos.get("final_info", ()):
+            wrong |= _reported(infos)
+        if wrong and valid is not None:
+            wrong = {index: what for index, what in wrong.items() if valid[index]}
+        anew = ended if self._mode is AutoresetMode.DISABLED else np.zeros_like(ended)
+        if wrong:
+            rows = self._put_aside(wrong, self.num_envs if valid is None else int(np.count_nonzero(valid)))
+            reward, terminated, truncated = np.where(rows, 0.0, reward), terminated & ~rows, truncated & ~rows
+            next_obs = np.where(rows[:, None], obs, next_obs)
+            assert valid is not None
+            valid, ended, anew = valid & ~rows, ended & ~rows, anew | rows
+
         self._returns += reward
         self._lengths += 1 if valid is None else valid
-        self.finished = []
         if ended.any():
             self._finish(ended)
-            if self._mode is AutoresetMode.SAME_STEP:
-                next_obs = self.obs.copy()
-                final = infos["final_obs"]
-                for index in np.flatnonzero(ended):
-                    next_obs[index] = np.asarray(final[index], np.float32).reshape(-1)
-            elif self._mode is AutoresetMode.DISABLED:
-                # The environment takes the mask out of the dict that it is given.
-                raw_obs, _ = self._vector_env.reset(options={"reset_mask": ended.copy()})
-                self.obs = np.where(ended[:, None], self._flat(raw_obs), next_obs)
+        if anew.any():
+            self._begin_anew(anew)
+        self._check_starts(self.num_envs if valid is None else int(np.count_nonzero(valid)))
         self._ended = ended
-        return Transition(obs, action, np.asarray(reward, np.float32), next_obs, terminated, truncated, valid)
+        return Transition(obs, action, reward.astype(np.float32), next_obs, terminated, truncated, valid)
 
     def render(self) -> None:
         """Draws the environments where their render mode asks for a call."""
         self._vector_env.render()
 
     def close(self) -> None:
-        """Releases what the environments hold."""
-        self._vector_env.close()
+        """Releases what the environments hold; no process of theirs is left."""
+        if self._workers is not None:
+            stop_workers(self._workers)
+        else:
+            self._vector_env.close()
 
-    def _flat(self, obs: np.ndarray) -> np.ndarray:
-        """A copy in our own memory: an environment may write its next observation over this one."""
-        return np.array(obs, np.float32).reshape(self.num_envs, -1)
+    def _ask(self, question: str, *arguments: Any, **options: Any) -> Any:
+        """`step` or `reset` of the vector environment; whatever it raises becomes EnvironmentLost."""
+        if self._workers is not None and self._workers is self._vector_env:
+            return ask(self._workers, question, self._timeout, *arguments, **options)
+        try:
+            return getattr(self._vector_env, question)(*arguments, **options)
+        except EnvironmentLost:
+            raise
+        except Exception as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            raise EnvironmentLost(f"{type(self._vector_env.unwrapped).__name__} raised {words}") from error
+
+    def _to_environment(self, action: np.ndarray, wrong: dict[int, str]) -> np.ndarray:
+        """What the vector environment is given: the actions in their space's shape and within its bounds, and where
+        they are not finite anything, because nothing will come of that step."""
+        space = self.action_space
+        if isinstance(space, spaces.Box):
+            sent = np.reshape(np.nan_to_num(action) if wrong else action, self._action_shape)
+            return np.minimum(np.maximum(sent, space.low), space.high)
+        if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+            return np.reshape(action, self._action_shape).astype(space.dtype)
+        return action
+
+    def _with_final(self, infos: dict[str, Any], ended: np.ndarray) -> np.ndarray:
+        """The observations, but where an episode ended the last one of that episode."""
+        final = infos.get("final_obs")
+        if final is None:
+            raise EnvironmentLost(
+                f"{type(self._vector_env.unwrapped).__name__} declares SAME_STEP and ended an episode without "
+                "infos['final_obs']"
+            )
+        next_obs = self.obs.copy()
+        for index in np.flatnonzero(ended):
+            parts = {key: part[index] for key, part in final.items()} if isinstance(final, dict) else final[index]
+            next_obs[index] = flatten(self._layout, parts, 1)[0]
+        return next_obs
+
+    def _put_aside(self, wrong: dict[int, str], steps: int) -> np.ndarray:
+        """Which rows are no transitions, after what is wrong with them is noted and their episodes are forgotten."""
+        if not self._goes_on:
+            raise self._fault(wrong, steps)
+        self.faults = [Fault(index, what) for index, what in sorted(wrong.items())]
+        rows = np.zeros(self.num_envs, bool)
+        rows[list(wrong)] = True
+        self._num_faults += rows
+        if self._num_faults.max() > MOST_FAULTS:
+            index = int(self._num_faults.argmax())
+            again = f"{wrong[index]}, and was reset for a fault {MOST_FAULTS} times without finishing an episode"
+            raise self._fault({index: again}, steps)
+        self._returns[rows] = 0
+        self._lengths[rows] = 0
+        return rows
+
+    def _begin_anew(self, rows: np.ndarray) -> None:
+        # The environment takes the mask out of the dict that it is given.
+        raw_obs, _ = self._ask("reset", options={"reset_mask": rows.copy()})
+        self.obs = np.where(rows[:, None], flatten(self._layout, raw_obs, self.num_envs), self.obs)
+
+    def _check_starts(self, steps: int) -> None:
+        """After all else, what is to be acted on must be finite; a first observation that is not gets a second chance
+        where faults are not to stop the run."""
+        wrong = dict(_not_finite("gave an observation that is not finite", self.obs))
+        if wrong and self._goes_on:
+            rows = np.zeros(self.num_envs, bool)
+            rows[list(wrong)] = True
+            self.faults += [Fault(index, what) for index, what in sorted(wrong.items())]
+            self._begin_anew(rows)
+            wrong = dict(_not_finite("gave an observation that is not finite, twice in a row after a reset", self.obs))
+        if wrong:
+            raise self._fault(wrong, steps)
+
+    def _fault(self, wrong: dict[int, str], steps: int) -> EnvironmentFault:
+        index = min(wrong)
+        return EnvironmentFault(index, wrong[index], steps)
 
     def _finish(self, ended: np.ndarray) -> None:
         for index in np.flatnonzero(ended):
@@ -133,6 +262,7 @@ class Envs:
             self.finished.append(episode)
         self._returns[ended] = 0
         self._lengths[ended] = 0
+        self._num_faults[ended] = 0
 
 
 def make_envs(
@@ -140,6 +270,10 @@ def make_envs(
     num_envs: int,
     seed: int | np.random.SeedSequence,
     backend: str = "gymnasium",
+    *,
+    wrapper: Sequence[str | Callable[[gym.Env], gym.Env]] = (),
+    on_fault: str = "stop",
+    timeout: float = 60.0,
     **make_options: Any,
 ) -> Envs:
     """Builds the environments behind an adapter and resets them.
@@ -149,125 +283,106 @@ def make_envs(
         VectorEnv in any autoreset mode, whose number of environments must be `num_envs`.
       num_envs: how many environments step together.
       seed: no two integers share a random stream.
-      backend: "gymnasium".
+      backend: "gymnasium" steps the environments in this process, in the vector environment that an id's registration
+        names if it names one, else one after the other; "async" each in a process of its own; "envpool" in EnvPool's
+        threads, for the tasks that it has.
+      wrapper: callables from an environment to an environment, or their names, `module:callable`; the first is the
+        innermost.
+      on_fault: "stop" raises at a fault; "reset" resets the environment it happened in, and notes it in `faults`.
+      timeout: seconds that an environment in a process of its own may take for an answer.
       **make_options: for `gymnasium.make`: `render_mode`, `max_episode_steps` and the like; with an id only.
 
     Returns:
-      The environments. An id whose registration names a vector environment of its own runs in that one, unless
-      `make_options` are given; the rest run one after the other in this process, in SAME_STEP mode.
+      The environments. Those that are built here reset in SAME_STEP mode, where they have the choice.
 
     Raises:
       BadInput: no such environment (with the nearest names), or one that cannot be built.
+      EnvironmentLost: a process died while it was started.
     """
-    if backend != "gymnasium":
-        raise BadInput(f"backend {backend!r} is not known: it must be 'gymnasium'")
+    if backend not in BACKENDS:
+        raise BadInput(f"backend {backend!r} is not known: it must be one of {', '.join(BACKENDS)}")
     if num_envs < 1:
         raise BadInput(f"num_envs is {num_envs}: it must be at least 1")
+    if not 0 < timeout <= LONGEST:
+        raise BadInput(f"env_timeout is {timeout}: it must be a positive number of seconds")
     if make_options and not isinstance(env, str):
         raise BadInput(f"{', '.join(make_options)} can be set for an environment made from an id only")
+    if backend != "gymnasium" and isinstance(env, VectorEnv):
+        raise BadInput(
+            f"env is a vector environment, which steps as it does: backend {backend} is for ids and factories"
+        )
     if isinstance(env, VectorEnv):
         if env.num_envs != num_envs:
             raise BadInput(f"num_envs is {num_envs}, but the vector environment given has {env.num_envs}")
-        return Envs(env, seed)
-    if not isinstance(env, str):
-        return Envs(_in_turn(functools.partial(_own, env), num_envs), seed)
-    native = is_native(env) and not make_options
+        if wrapper:
+            raise BadInput("wrapper wraps single environments: the vector environment given comes with its own")
+        return Envs(env, seed, on_fault, timeout)
     try:
-        if native:
-            return Envs(gym.make_vec(env, num_envs, vectorization_mode="vector_entry_point"), seed)
-        make = functools.partial(gym.make, env, disable_env_checker=True, **make_options)
-        return Envs(_in_turn(functools.partial(_own, make), num_envs), seed)
+        return Envs(_build(env, num_envs, backend, wrapper, on_fault, make_options), seed, on_fault, timeout)
     except (gym.error.Error, ImportError) as error:
-        raise BadInput(f"environment {env} cannot be built: {_first_line(error)}") from error
+        name = env if isinstance(env, str) else getattr(env, "__name__", "")
+        raise BadInput(f"environment {name} cannot be built: {_first_line(error)}") from error
 
 
-def check_finite(envs: Envs, transition: Transition | None, name: str, step: int) -> None:
-    """Raises BadInput if what `envs` just gave is not finite: the observations to act on next, and where a step was
-    taken its valid rows. The line names the environment `name`, which of them, and the step."""
-    fields: list[tuple[str, np.ndarray, np.ndarray | None]] = [("an observation", envs.obs, None)]
-    if transition is not None:
-        fields += [
-            ("an observation", transition.next_obs, transition.valid),
-            ("a reward", transition.reward, transition.valid),
-        ]
-    for what, field, valid in fields:
-        if np.isfinite(field).all():
-            continue
-        bad = ~np.isfinite(field).reshape(len(field), -1).all(1) & (True if valid is None else valid)
-        if bad.any():
-            raise BadInput(
-                f"{name} gave {what} that is not finite, environment {np.flatnonzero(bad)[0]} at step {step:,}: "
-                "nothing of that step is stored, the run up to it is saved; the environment must give finite numbers"
-            )
+def _build(
+    env: str | Callable[[], gym.Env],
+    num_envs: int,
+    backend: str,
+    wrapper: Sequence[str | Callable[[gym.Env], gym.Env]],
+    on_fault: str,
+    make_options: dict[str, Any],
+) -> VectorEnv:
+    if backend == "envpool":
+        if not isinstance(env, str) or wrapper or make_options:
+            raise BadInput("backend envpool has tasks of its own: it takes an id, and neither wrappers nor options")
+        return Pool(env, num_envs)
+    if backend == "gymnasium" and steps_natively(env, wrapper, on_fault, make_options):
+        assert isinstance(env, str)
+        return gym.make_vec(env, num_envs, vectorization_mode="vector_entry_point")
+    make: Callable[[], gym.Env] = env  # type: ignore[assignment]
+    if isinstance(env, str):
+        find_spec(env)
+        make = functools.partial(gym.make, env, disable_env_checker=True, **make_options)
+    for each in wrapper:
+        make = functools.partial(_wrapped, find_callable(each, "wrapper") if isinstance(each, str) else each, make)
+    makers = [functools.partial(guarded, make, index) for index in range(num_envs)]
+    if backend == "async":
+        return Workers(makers, AutoresetMode.SAME_STEP)
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
-def is_native(env: EnvLike) -> bool:
-    """Whether `make_envs` runs this environment in a vector environment that its registration names: only in one that
-    says how it resets, and that computes in NumPy."""
-    if not isinstance(env, str):
-        return False
-    spec = find_spec(env)
-    return spec.vector_entry_point is not None and not env.startswith(("phys2d/", "tabular/"))
+def steps_natively(
+    env: EnvLike, wrapper: Sequence[Any] = (), on_fault: str = "stop", make_options: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether `make_envs` steps this environment in a vector environment of its own: such a one takes no wrappers and
+    no options, and cannot reset one of its environments alone."""
+    return is_native(env) and not (make_options or wrapper or on_fault == "reset")
 
 
-def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
-    """The registration of an id, or BadInput with the nearest names."""
-    module, _, name = env_id.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # Whatever the user's module does while it is imported.
-            raise BadInput(f"environment {env_id} is not to be had: {type(error).__name__}: {error}") from error
-    try:
-        return gym.spec(name)
-    except gym.error.Error as error:
-        lowered = {name.lower(): name for name in gym.registry if not GONE.fullmatch(name)}
-        near = [lowered[each] for each in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
-        hint = f"did you mean {' or '.join(near)}?" if near else "gymnasium.pprint_registry() lists the known ones"
-        raise BadInput(f"there is no environment {env_id}: {hint}") from error
+def _wrapped(wrapper: Callable[[gym.Env], gym.Env], make: Callable[[], gym.Env]) -> gym.Env:
+    env = wrapper(make())
+    if not isinstance(env, gym.Env):
+        raise BadInput(f"wrapper {wrapper} gave a {type(env).__name__}: it must give an environment")
+    return env
+
+
+def _not_finite(what: str, field: np.ndarray) -> dict[int, str]:
+    """`what`, for each row that holds something which is not finite. One sum tells that there is none; only where it
+    is not finite either, which large numbers can bring about too, is a closer look taken."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(np.add.reduce(field, axis=None)):
+            return {}
+    return {int(index): what for index in np.flatnonzero(~np.isfinite(field).reshape(len(field), -1).all(1))}
+
+
+def _reported(infos: dict[str, Any]) -> dict[int, str]:
+    """What guards said, by environment; SAME_STEP puts it into `final_info` where the episode ended with it."""
+    found = {}
+    for info in (infos, infos.get("final_info", {})):
+        for index in np.flatnonzero(info.get(f"_{FAULT}", ())):
+            found[int(index)] = str(info[FAULT][index])
+    return found
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
-
-
-def _in_turn(make: Callable[[], gym.Env], num_envs: int) -> SyncVectorEnv:
-    return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-
-
-class _OwnFinalObservation(gym.Wrapper):
-    """Copies an episode's last observation: SAME_STEP hands it out uncopied, and the reset may write over it."""
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        if terminated or truncated:
-            obs = np.array(obs)
-        return obs, reward, terminated, truncated, info
-
-
-def _own(make: Callable[[], gym.Env]) -> gym.Env:
-    with _quiet_mujoco_loading():
-        env = make()
-    return _OwnFinalObservation(env)
-
-
-@contextlib.contextmanager
-def _quiet_mujoco_loading() -> Iterator[None]:
-    """HalfCheetah's model calls for a deprecated attribute, and MuJoCo then prints a line and writes a log file into
-    the working directory at every load. This drops that one line; any other warning is printed."""
-
-    def warn(message: str) -> None:
-        if "settotalmass" not in message:
-            print(f"MuJoCo: {message}", file=sys.stderr)
-
-    try:
-        import mujoco
-    except ImportError:
-        yield
-        return
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(warn)
-    try:
-        yield
-    finally:
-        mujoco.set_mju_user_warning(before)

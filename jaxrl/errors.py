@@ -1,5 +1,23 @@
-"""The one exception that means "the user asked for something that cannot be done"."""
+"""What can go wrong that is nobody's bug here: a mistake of the caller's, or an environment that fails."""
 
 
 class BadInput(ValueError):
     """A mistake in what the caller gave; its message is one line: what is wrong, and what would be right."""
+
+
+class EnvironmentFault(BadInput):
+    """An environment gave, or was to be given, what nothing can be learned from.
+
+    Attributes:
+      env_index: which of those that step together.
+      what: a verb and its object, such as "gave a reward that is not finite".
+      steps: how many transitions the call would have made, had all been well.
+    """
+
+    def __init__(self, env_index: int, what: str, steps: int) -> None:
+        super().__init__(f"environment {env_index} {what}")
+        self.env_index, self.what, self.steps = env_index, what, steps
+
+
+class EnvironmentLost(RuntimeError):
+    """An environment raised, died or gave no answer: there is nothing to go on with. The message is one line."""

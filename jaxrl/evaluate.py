@@ -2,13 +2,13 @@
 favoured."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from jaxrl.envs import EnvLike, Envs, is_native, make_envs
+from jaxrl.envs import EnvLike, Envs, make_envs, steps_natively
 
 MAX_ENVS_IN_TURN = 10  # More environments that step one after the other would only cost time to build.
 
@@ -25,13 +25,16 @@ class Evaluation(NamedTuple):
     wall_time: float
 
 
-def make_eval_envs(env: EnvLike, num_episodes: int, **make_options: Any) -> Envs:
+def make_eval_envs(
+    env: EnvLike, num_episodes: int, wrapper: Sequence[Any] = (), on_fault: str = "stop", **make_options: Any
+) -> Envs:
     """Environments for evaluations of `num_episodes`: one for each episode where they step natively vectorised, at most
-    ten where they step in turn, all of a VectorEnv that is given."""
+    ten where they step in turn, all of a VectorEnv that is given. Always Gymnasium's, whatever one trains in."""
     if isinstance(env, VectorEnv):
-        return make_envs(env, env.num_envs, 0)
-    native = is_native(env) and not make_options
-    return make_envs(env, num_episodes if native else min(num_episodes, MAX_ENVS_IN_TURN), 0, **make_options)
+        return make_envs(env, env.num_envs, 0, on_fault=on_fault)
+    native = steps_natively(env, wrapper, on_fault, make_options)
+    num_envs = num_episodes if native else min(num_episodes, MAX_ENVS_IN_TURN)
+    return make_envs(env, num_envs, 0, wrapper=wrapper, on_fault=on_fault, **make_options)
 
 
 def evaluate(

@@ -29,6 +29,8 @@ class TrainFlags(RunConfig):
 
     env: str = "CartPole-v1"
     """Gymnasium id of the task."""
+    wrapper: tuple[str, ...] = ()
+    """Wrappers around each environment, module:callable, the innermost first."""
     eval_env: str | None = None
     """Gymnasium id to evaluate in; none for the one trained in."""
     algo: Literal["ppo", "ppo_kl", "ddpg"] = "ppo"  # type: ignore[assignment]
@@ -87,6 +89,8 @@ class EvaluateFlags:
     """Length at which an episode is cut; none for the task's own."""
     env: str | None = None
     """Gymnasium id to run in; none for the one trained in."""
+    wrapper: tuple[str, ...] = ()
+    """Wrappers around the environment, module:callable, the innermost first; none for no wrapper."""
     render: bool = False
     """Show the episodes in a window, one after the other."""
     video: str | None = None

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrl.distributions import Categorical, Deterministic, DiagGaussian
+from jaxrl.distributions import Categorical, Deterministic, DiagGaussian, MultiCategorical, TanhGaussian
 
 
 class MLP(nn.Module):
@@ -53,24 +53,65 @@ class CategoricalActor(nn.Module):
         return Categorical(_mlp_on_host(params["mlp"], obs), self.start)
 
 
-class GaussianActor(nn.Module):
-    """Observations `(..., S)` to a DiagGaussian over `(..., A)`; the log-std is a parameter, whatever the state."""
+class MultiCategoricalActor(nn.Module):
+    """Observations `(..., S)` to a MultiCategorical: component i is one of `starts[i], ..., starts[i] + sizes[i] - 1`;
+    nearly uniform at first."""
 
     hidden_sizes: tuple[int, ...]
-    action_dim: int
+    sizes: tuple[int, ...]
+    starts: tuple[int, ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, obs: Array) -> MultiCategorical:
+        outputs = MLP(self.hidden_sizes, len(self.sizes) * max(self.sizes), 0.01, self.dtype, name="mlp")(obs)
+        return self._ruled_out(jnp, outputs)
+
+    @nn.nowrap
+    def on_host(self, params: Any, obs: np.ndarray) -> MultiCategorical:
+        return self._ruled_out(np, _mlp_on_host(params["mlp"], obs))
+
+    @nn.nowrap
+    def _ruled_out(self, lib: Any, outputs: Any) -> MultiCategorical:
+        """Every component gets as many logits as the largest has; those that it has no value for count for nothing."""
+        most = max(self.sizes)
+        logits = outputs.reshape(*outputs.shape[:-1], len(self.sizes), most)
+        has = np.arange(most) < np.array(self.sizes)[:, None]
+        return MultiCategorical(lib.where(has, logits, -np.inf).astype(outputs.dtype), self.starts)
+
+
+class GaussianActor(nn.Module):
+    """Observations `(..., S)` to a Gaussian over `(..., A)`; the log-std is a parameter, whatever the state.
+
+    Both are in units of each action's range: mean 0 is the middle between its bounds, a standard deviation of 1 half
+    their distance. `squash` makes it a TanhGaussian, which stays within the bounds; else it is a DiagGaussian, which
+    the environment's adapter clips.
+    """
+
+    hidden_sizes: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
     initial_log_std: float
+    squash: bool
     dtype: Any
 
     @nn.compact
     def __call__(self, obs: Array) -> DiagGaussian:
-        mean = MLP(self.hidden_sizes, self.action_dim, 0.01, self.dtype, name="mlp")(obs)
-        log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (self.action_dim,), self.dtype)
-        return DiagGaussian(mean, jnp.broadcast_to(log_std, mean.shape))
+        mean = MLP(self.hidden_sizes, len(self.low), 0.01, self.dtype, name="mlp")(obs)
+        log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (len(self.low),), self.dtype)
+        return self._scaled(jnp, mean, log_std)
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> DiagGaussian:
-        mean = _mlp_on_host(params["mlp"], obs)
-        return DiagGaussian(mean, np.broadcast_to(params["log_std"], mean.shape))
+        return self._scaled(np, _mlp_on_host(params["mlp"], obs), params["log_std"])
+
+    @nn.nowrap
+    def _scaled(self, lib: Any, mean: Any, log_std: Any) -> DiagGaussian:
+        if self.squash:
+            return TanhGaussian(mean, lib.broadcast_to(log_std, mean.shape), self.low, self.high)
+        low, high = np.asarray(self.low, mean.dtype), np.asarray(self.high, mean.dtype)
+        half = (high - low) / 2
+        return DiagGaussian((low + high) / 2 + half * mean, lib.broadcast_to(log_std + np.log(half), mean.shape))
 
 
 class Value(nn.Module):

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxrl.config import RunConfig
 from jaxrl.ddpg import METRICS, DDPGConfig, DDPGState, ddpg_init, ddpg_update
-from jaxrl.envs import Envs, check_finite
+from jaxrl.envs import Envs
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalizer_init
 from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
@@ -29,7 +29,7 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
     assert isinstance(run.agent, DDPGConfig)
     state = ddpg_init(stream_key(run.seed, NETWORK), run.agent, envs.observation_space, envs.action_space)
     assert isinstance(envs.action_space, spaces.Box)
-    low, high = envs.action_space.low, envs.action_space.high
+    low, high = envs.action_space.low.ravel(), envs.action_space.high.ravel()
     spread = run.exploration_noise * (high - low) / 2
     replay = replay_init(run.buffer_size, envs.obs.shape[1], len(low))
     rng = np.random.default_rng(stream(run.seed, EXPLORATION))
@@ -54,7 +54,6 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
         if run.resume is None:
             session.say(_plan(run))
         envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
-        check_finite(envs, None, run.env_name, training.step)
         # A vector environment that spends rows on resetting takes fewer steps than rows, and updates go by steps.
         steps_due = envs.num_envs
         metrics, next_acting = None, ravel_pytree(training.state.actor.params)[0]
@@ -72,11 +71,10 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
                 action = np.clip(policy(envs.obs).mode() + noise, low, high)
             transition = envs.step(action.astype(np.float32))
             taken = envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
-            check_finite(envs, transition, run.env_name, training.step + taken)
             training.replay = add(training.replay, transition)
             steps_due += taken if training.step >= run.learning_starts else 0
             training.step += taken
-            session.episodes(training.step, envs.finished)
+            session.episodes(training.step, envs)
     return training, session
 
 

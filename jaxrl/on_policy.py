@@ -51,15 +51,29 @@ def _collect(
     """
     see, policy = observer(training.normalizer), host_policy(training.state.actor.apply_fn, training.state.actor.params)
     for t in range(num_steps):
-        action = policy(see(envs.obs)).sample(training.rng)
-        transition = envs.step(action)
+        distribution = policy(see(envs.obs))
+        action = distribution.sample(training.rng)
+        transition = envs.step(distribution.to_env(action))._replace(action=action)
         if rollout is None:
             columns = [None if row is None else np.empty((num_steps, *row.shape), row.dtype) for row in transition]
             rollout = Transition(*columns)
         for column, row in zip(rollout, transition, strict=True):
             if column is not None:
                 column[t] = row
+        for index, _ in envs.faults:
+            _break_off(rollout, t, index, training)
         training.step += envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
-        session.episodes(training.step, envs.finished)
+        session.episodes(training.step, envs)
     assert rollout is not None
     return rollout
+
+
+def _break_off(rollout: Transition, t: int, index: int, training: Training) -> None:
+    """Ends an episode before row t, where its environment failed: what follows that row is another episode, and neither
+    advantages nor discounted returns may run on into it. A row of no weight, as that one is, would not stop them."""
+    if rollout.valid[t, index]:
+        return  # The episode was over, and it was the next one that began badly.
+    if t > 0:
+        rollout.truncated[t - 1, index] = True
+    else:
+        training.normalizer.discounted[index] = 0.0

@@ -1,7 +1,7 @@
 """A trained policy on its own: a folder that holds all it takes to act, and nothing of how it was learned."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,21 @@ from gymnasium import spaces
 
 from jaxrl.checkpoint import load_arrays, save_tree, write_atomically
 from jaxrl.errors import BadInput
-from jaxrl.networks import CategoricalActor, DeterministicActor, GaussianActor, apply_function, host_policy
+from jaxrl.flatten import Layout, describe, flatten, layout
+from jaxrl.networks import (
+    CategoricalActor,
+    DeterministicActor,
+    GaussianActor,
+    MultiCategoricalActor,
+    apply_function,
+    host_policy,
+)
 from jaxrl.normalize import Moments, Normalizer, observer
 
-FORMAT = 1
-ACTORS = {module.__name__: module for module in (CategoricalActor, GaussianActor, DeterministicActor)}
+FORMAT = 2
+ACTORS = {
+    module.__name__: module for module in (CategoricalActor, MultiCategoricalActor, GaussianActor, DeterministicActor)
+}
 
 
 class Policy:
@@ -22,6 +32,7 @@ class Policy:
 
     Attributes:
       env: the environment's id, or what a user's own was called.
+      wrapper: names of the wrappers that were around it, the innermost first.
       deterministic: whether there is nothing to sample.
       notes: what else the bundle records: versions, and the evaluation it had.
     """
@@ -30,37 +41,44 @@ class Policy:
         self, apply: Callable[..., Any], params: Any, normalizer: Normalizer, notes: dict[str, Any], action_space: Any
     ) -> None:
         self.env: str = notes["env"]
+        self.wrapper: tuple[str, ...] = tuple(notes.get("wrapper", ()))
         self.notes = notes
         self.deterministic: bool = notes["actor"] == DeterministicActor.__name__
         self._see = observer(normalizer)
         self._policy = host_policy(apply, params)
         self._bounds = (action_space.low, action_space.high) if isinstance(action_space, spaces.Box) else None
+        self._layout = _layout_from_json(notes["observation"])
+        self._action_shape = tuple(notes["action_shape"])
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Raises BadInput unless an environment with these spaces is one that this policy can act in."""
-        wanted = tuple(self.notes["observation_shape"]), self.notes["action"]
-        found = observation_space.shape, _action_kind(action_space)
-        if wanted != found:
+        found, wanted = layout(observation_space), self._layout
+        takes, gives = _action_kind(action_space), self.notes["action"]
+        if wanted != found or takes != gives:
             raise BadInput(
-                f"the policy takes observations {wanted[0]} and gives {wanted[1]} actions; the environment has "
-                f"{found[0]} and takes {found[1]}"
+                f"the policy takes observations {describe(wanted)} and gives {gives} actions; the environment has "
+                f"{describe(found)} and takes {takes}"
             )
 
     def __call__(self, obs: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """The most probable actions, or with `rng` sampled ones.
 
         Args:
-          obs: raw observations as the environment gives them, `(N, ...)`.
+          obs: raw observations as the environment gives them, `(N, ...)`, of a Dict each part so; or already flattened.
           rng: NumPy generator to sample with; a deterministic policy takes none.
 
         Returns:
-          Actions within the environment's bounds, `(N, A)` or `(N,)`.
+          Actions within the environment's bounds, `(N, ...)`, each of the action space's shape.
         """
         if rng is not None and self.deterministic:
             raise BadInput("the policy is deterministic: there is nothing to sample with rng, leave it off")
-        obs = np.asarray(obs, np.float32)
-        distribution = self._policy(self._see(obs.reshape(len(obs), -1)))
-        action = distribution.mode() if rng is None else distribution.sample(rng)
+        if isinstance(obs, Mapping):
+            rows = flatten(self._layout, obs, len(next(iter(obs.values()))))
+        else:
+            rows = np.array(obs, np.float32).reshape(len(obs), -1)
+        distribution = self._policy(self._see(rows))
+        action = distribution.to_env(distribution.mode() if rng is None else distribution.sample(rng))
+        action = np.reshape(action, (len(rows), *self._action_shape))
         return action if self._bounds is None else np.clip(action, *self._bounds)
 
 
@@ -91,8 +109,9 @@ def save_policy(
         "env": env,
         "actor": type(module).__name__,
         "settings": settings,
-        "observation_shape": list(observation_space.shape or ()),
+        "observation": layout(observation_space),
         "action": _action_kind(action_space),
+        "action_shape": action_space.shape or (),
         **notes,
     }
     arrays: dict[str, Any] = {"params": actor.params}
@@ -128,18 +147,26 @@ def load_policy(path: str | Path) -> Policy:
     try:
         settings = dict(notes["settings"], dtype=np.dtype(notes["settings"]["dtype"]))
         settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        _, apply = apply_function(ACTORS[notes["actor"]], *settings.values())
+        obs = Moments(arrays["obs.seen"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
+        action_space = spaces.Box(arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
+        params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
+        return Policy(apply, params, Normalizer(obs, None, np.zeros(0)), notes, action_space)
     except (KeyError, TypeError) as error:
         raise BadInput(f"{folder} holds a policy whose description is incomplete: {error}") from error
-    _, apply = apply_function(ACTORS[notes["actor"]], *settings.values())
-    obs = Moments(arrays["obs.seen"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
-    action_space = spaces.Box(arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
-    params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
-    return Policy(apply, params, Normalizer(obs, None, np.zeros(0)), notes, action_space)
+
+
+def _layout_from_json(record: Any) -> Layout:
+    if isinstance(record, dict):
+        return {key: _layout_from_json(part) for key, part in record.items()}
+    return tuple(record)
 
 
 def _action_kind(space: spaces.Space) -> str:
     if isinstance(space, spaces.Discrete):
         return f"Discrete {space.n} from {space.start}"
+    if isinstance(space, spaces.MultiDiscrete):
+        return f"MultiDiscrete {space.nvec.tolist()} from {space.start.tolist()}"
     return f"{type(space).__name__} {list(space.shape or ())}"
 
 

@@ -26,12 +26,12 @@ from jaxrl.checks import (
     check_box_actions,
     check_hidden_sizes,
     check_numbers,
-    check_observation_space,
     strong,
     with_numbers,
 )
-from jaxrl.distributions import Categorical, DiagGaussian, kl_divergence
+from jaxrl.distributions import Distribution, kl_divergence
 from jaxrl.errors import BadInput
+from jaxrl.flatten import layout, width
 from jaxrl.losses import (
     adapt_kl_coef,
     clipped_surrogate,
@@ -40,7 +40,7 @@ from jaxrl.losses import (
     standardize,
     weighted_mean,
 )
-from jaxrl.networks import CategoricalActor, GaussianActor, Value, apply_function
+from jaxrl.networks import CategoricalActor, GaussianActor, MultiCategoricalActor, Value, apply_function
 from jaxrl.optimizer import adam, descend
 from jaxrl.returns import gae
 from jaxrl.rows import shuffled_minibatches, weigh
@@ -122,7 +122,9 @@ class PPOConfig(struct.PyTreeNode):
     hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
     """Widths of the tanh layers, of actor and critic each."""
     initial_log_std: float = struct.field(pytree_node=False, default=0.0)
-    """Log standard deviation of continuous actions at first."""
+    """Log standard deviation of continuous actions at first, in units of half of each action's range."""
+    squash_actions: bool = struct.field(pytree_node=False, default=False)
+    """Keep continuous actions within their bounds by a tanh, with its exact log-probability, instead of clipping."""
 
 
 class PPOState(struct.PyTreeNode):
@@ -153,7 +155,7 @@ class _Rows(NamedTuple):
     obs: Array
     action: Array
     weight: Array
-    old_policy: Categorical | DiagGaussian
+    old_policy: Distribution
     old_log_prob: Array
     old_value: Array
     advantage: Array
@@ -166,8 +168,10 @@ def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, act
     Args:
       key: JAX key; equal keys give equal states.
       config: checked by `check_config`.
-      observation_space: Box, of any shape; observations reach the kernel flattened, `(..., S)`.
-      action_space: Discrete, or a bounded Box of shape `(A,)`.
+      observation_space: Box of any shape, or a Dict of such; observations reach the kernel flattened, `(..., S)`, as
+        `jaxrl.flatten` says.
+      action_space: Discrete, MultiDiscrete, MultiBinary, or a bounded Box, each of any shape; actions of more than one
+        axis are flattened, `(..., A)`.
 
     Returns:
       The state. Two states of equal static config and spaces have equal tree structures.
@@ -176,17 +180,27 @@ def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, act
       BadInput: the config or a space cannot work; one line says what is wrong and what would be right.
     """
     check_config(config, observation_space, action_space)
-    dtype = jnp.result_type(float)
-    actor: tuple[Any, ...]
-    if isinstance(action_space, spaces.Discrete):
-        actor = CategoricalActor, config.hidden_sizes, int(action_space.n), int(action_space.start), dtype
-    else:
-        actor = GaussianActor, config.hidden_sizes, math.prod(action_space.shape or ()), config.initial_log_std, dtype
-    critic = Value, config.hidden_sizes, dtype
-    return _fresh_state(key, strong(config), actor, critic, math.prod(observation_space.shape or ()))
+    actor = *_actor_for(config, action_space), jnp.result_type(float)
+    critic = Value, config.hidden_sizes, jnp.result_type(float)
+    return _fresh_state(key, strong(config), actor, critic, width(layout(observation_space)))
 
 
-def ppo_act(state: PPOState, obs: Array) -> Categorical | DiagGaussian:
+def _actor_for(config: PPOConfig, space: spaces.Space) -> tuple[Any, ...]:
+    """The actor's class and its settings, but for the type of its parameters."""
+    if isinstance(space, spaces.Discrete):
+        return CategoricalActor, config.hidden_sizes, int(space.n), int(space.start)
+    if isinstance(space, spaces.MultiDiscrete):
+        sizes, starts = (tuple(map(int, np.ravel(x))) for x in (space.nvec, space.start))
+        return MultiCategoricalActor, config.hidden_sizes, sizes, starts
+    if isinstance(space, spaces.MultiBinary):
+        components = math.prod(space.shape)
+        return MultiCategoricalActor, config.hidden_sizes, (2,) * components, (0,) * components
+    assert isinstance(space, spaces.Box)
+    low, high = (tuple(map(float, np.ravel(bound))) for bound in (space.low, space.high))
+    return GaussianActor, config.hidden_sizes, low, high, config.initial_log_std, config.squash_actions
+
+
+def ppo_act(state: PPOState, obs: Array) -> Distribution:
     """The policy at `obs`, `(..., S)`: a distribution over actions. It does not normalise observations."""
     return state.actor.apply_fn(state.actor.params, obs)
 
@@ -320,11 +334,18 @@ def _annealed(state: PPOState) -> tuple[tuple[ArrayLike, ArrayLike], ArrayLike |
 
 def check_config(config: PPOConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """Raises BadInput, in one line, if PPO with this config cannot learn on these spaces as asked."""
-    check_observation_space(observation_space)
+    layout(observation_space)
     if isinstance(action_space, spaces.Box):
         check_box_actions(action_space)
-    elif not isinstance(action_space, spaces.Discrete):
-        raise BadInput(f"action space {type(action_space).__name__} is not supported: PPO takes Discrete or Box")
+    elif not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise BadInput(
+            f"action space {type(action_space).__name__} is not supported: PPO takes Box, Discrete, MultiDiscrete or "
+            "MultiBinary"
+        )
+    elif config.squash_actions:
+        raise BadInput(
+            f"squash_actions keeps Box actions within bounds, and {type(action_space).__name__} has none: leave it off"
+        )
     check_numbers(config, RANGES)
     check_hidden_sizes(config.hidden_sizes, at_least=1)
     _check_penalty(config)

@@ -45,11 +45,14 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
       The result.
 
     Raises:
-      BadInput: the settings cannot work; nothing has been written then.
+      BadInput: the settings cannot work; nothing has been written then. Or a step of which nothing can be learned,
+        with a checkpoint saved (unless `on_fault` is "reset").
+      EnvironmentLost: an environment raised, died, or gave no answer in time; a checkpoint is saved.
       KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM (exit code 143), once a checkpoint is saved.
     """
     check_settings(run)
-    envs = make_envs(run.env, run.num_envs, run.seed)
+    how: dict[str, Any] = {"wrapper": run.wrapper, "on_fault": run.on_fault, "timeout": run.env_timeout}
+    envs = make_envs(run.env, run.num_envs, run.seed, run.env_backend, **how)
     try:
         training, session = (train_ddpg if isinstance(run.agent, DDPGConfig) else train_ppo)(run, envs, callback)
     finally:

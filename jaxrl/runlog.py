@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
 from jaxrl.checkpoint import write_atomically
-from jaxrl.envs import FinishedEpisode
+from jaxrl.envs import Fault, FinishedEpisode
 from jaxrl.evaluate import Evaluation
 
 EPISODE_COLUMNS = "step", "episode_return", "episode_length", "wall_time"
@@ -50,6 +50,9 @@ class RunLog:
         self._recent: deque[float] = deque(maxlen=100)
         self._pending: list[FinishedEpisode] = []
         self._display = _Display(total_steps, step)
+        self._fault_table = run_dir / "faults.csv", ("step", "env_index", "fault", "wall_time"), kept
+        if self._fault_table[0].is_file():  # Of the run that this one resumes.
+            self._files["faults"] = _Table(*self._fault_table)
 
     @property
     def wall_time(self) -> float:
@@ -63,6 +66,15 @@ class RunLog:
             self._files["episodes"].add((step, repr(episode_return), episode_length, now))
             self._recent.append(episode_return)
         self._pending.extend(finished)
+
+    def faults(self, step: int, faults: Sequence[Fault]) -> None:
+        """Takes environments that were reset for a fault at `step`; the first of a run begins a table of them."""
+        if "faults" not in self._files:
+            self._files["faults"] = _Table(*self._fault_table)
+        for index, what in faults:
+            self._files["faults"].add((step, index, what, f"{self.wall_time:.3f}"))
+            self.say(f"step {step:,}: environment {index} {what}; it was reset")
+        self._files["faults"].flush()
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Takes a row of the update's metrics."""

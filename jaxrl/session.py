@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import math
 import platform
 import signal
 import threading
@@ -19,9 +20,10 @@ from gymnasium import spaces
 
 from jaxrl.checkpoint import load_arrays, load_tree, save_tree, write_atomically
 from jaxrl.config import RunConfig, claim_run_dir, run_to_json
-from jaxrl.envs import FinishedEpisode, make_envs
-from jaxrl.errors import BadInput
+from jaxrl.envs import Envs, make_envs
+from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
 from jaxrl.evaluate import Evaluation, evaluate, make_eval_envs
+from jaxrl.flatten import describe, layout, width
 from jaxrl.networks import host_policy
 from jaxrl.normalize import Normalizer, observer
 from jaxrl.policy import save_policy
@@ -111,9 +113,10 @@ class Session:
         self.stopped_by: signal.Signals | None = None
         self._spaces = observation_space, action_space
         self._metric_names, self._callback = metric_names, callback
-        self._eval_envs = make_eval_envs(run.env if run.eval_env is None else run.eval_env, run.eval_episodes)
+        eval_env = run.env if run.eval_env is None else run.eval_env
+        self._eval_envs = make_eval_envs(eval_env, run.eval_episodes, run.wrapper, run.on_fault)
         seen, done = self._eval_envs.observation_space, self._eval_envs.action_space
-        if seen.shape != observation_space.shape or done != action_space:
+        if layout(seen) != layout(observation_space) or done != action_space:
             raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
         self._pending: list[Any] = []
         self._training: Training | None = None
@@ -126,14 +129,28 @@ class Session:
             self._handlers = {kind: signal.signal(kind, self._stop) for kind in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is BadInput and self._training is not None:  # An environment's fault; what was learned is kept.
-            self._save(self._training)
-        for kind, handler in self._handlers.items():
-            signal.signal(kind, handler)
-        self._eval_envs.close()
-        if hasattr(self, "_log"):
-            self._log.close()
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        training, failed = self._training, isinstance(error, EnvironmentFault | EnvironmentLost)
+        try:
+            if failed and training is not None:  # What was learned is kept.
+                self._save(training)
+        finally:
+            for kind, handler in self._handlers.items():
+                signal.signal(kind, handler)
+            self._eval_envs.close()
+            if hasattr(self, "_log"):
+                self._log.close()
+        if isinstance(error, EnvironmentFault):
+            step = error.steps + (0 if training is None else training.step)
+            raise BadInput(
+                f"{self.run.env_name} {error.what}, environment {error.env_index} at step {step:,}: nothing of that "
+                f"step is stored, the run up to it is saved; the environment must not, or --on-fault reset goes on"
+            ) from error
+        if isinstance(error, EnvironmentLost) and training is not None:
+            raise EnvironmentLost(
+                f"{self.run.env_name}: {error}, after step {training.step:,}; the run up to it is saved in "
+                f"{self.run_dir}"
+            ) from error
 
     def begin(self, training: Training) -> None:
         """Makes the run's folder and starts the logs; where the run resumes, or starts from another's networks, brings
@@ -157,15 +174,26 @@ class Session:
             self._log.say(f"resuming {self.run_dir} at step {training.step:,}; unfinished episodes start anew")
         else:
             self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.run_dir}")
+            self._say_what_is_flattened()
+
+    def _say_what_is_flattened(self) -> None:
+        observation_space, action_space = self._spaces
+        seen = layout(observation_space)
+        if isinstance(seen, dict) or len(seen) != 1:
+            self._log.say(f"observations are flattened to {width(seen)} numbers: {describe(seen)}")
+        if action_space.shape and len(action_space.shape) > 1:
+            self._log.say(f"actions of shape {action_space.shape} are flattened to {math.prod(action_space.shape)}")
 
     def say(self, line: str) -> None:
         """Prints a line above the progress."""
         self._log.say(line)
 
-    def episodes(self, step: int, finished: Sequence[FinishedEpisode]) -> None:
-        """Logs the episodes that ended at `step`."""
-        if finished:
-            self._log.episodes(step, finished)
+    def episodes(self, step: int, envs: Envs) -> None:
+        """Logs the episodes that ended at `step`, and those that a fault broke off."""
+        if envs.finished:
+            self._log.episodes(step, envs.finished)
+        if envs.faults:
+            self._log.faults(step, envs.faults)
 
     def goes_on(self, training: Training, metrics: jax.Array | None = None) -> bool:
         """Does whatever is due at this step; False when the loop must end.
@@ -241,7 +269,8 @@ class Session:
         return self.run.stop_return is not None and evaluation.mean_return >= self.run.stop_return
 
     def _show(self, training: Training) -> None:
-        envs = make_envs(self.run.env, 1, stream(self.run.seed, SHOW, training.step), render_mode="human")
+        seed = stream(self.run.seed, SHOW, training.step)
+        envs = make_envs(self.run.env, 1, seed, wrapper=self.run.wrapper, render_mode="human")
         policy = _noise_free(training)
         while not envs.finished and self.stopped_by is None:
             envs.step(policy(envs.obs))
@@ -254,7 +283,9 @@ class Session:
             "versions": versions(),
         }
         actor = training.state.actor
-        save_policy(self.run_dir / "policy" / name, actor, training.normalizer, self.run.env_name, *self._spaces, notes)
+        folder, record = self.run_dir / "policy" / name, run_to_json(self.run)
+        notes |= {"wrapper": record["wrapper"]}
+        save_policy(folder, actor, training.normalizer, self.run.env_name, *self._spaces, notes)
 
     def _save(self, training: Training) -> None:
         tree = {"state": training.state, "normalizer": training.normalizer}
@@ -316,7 +347,12 @@ class Session:
 def _noise_free(training: Training) -> Callable[[np.ndarray], np.ndarray]:
     """The policy as it stands, from raw observations to its most probable actions."""
     see, policy = observer(training.normalizer), host_policy(training.state.actor.apply_fn, training.state.actor.params)
-    return lambda obs: policy(see(obs)).mode()
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        distribution = policy(see(obs))
+        return distribution.to_env(distribution.mode())
+
+    return act
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,8 @@ class Transition(NamedTuple):
       terminated: `(...)`, boolean: the task ended, and nothing follows. Values do not bootstrap through it.
       truncated: `(...)`, boolean: the episode was cut (a time limit), the task goes on. Values bootstrap through it.
       valid: `(...)`, boolean, or None when every row counts. A row that is not valid is no transition (the step on
-        which a vector environment ignored the action and reset) and weighs nothing anywhere.
+        which a vector environment ignored the action and reset, or one that an environment failed in) and weighs
+        nothing anywhere.
     """
 
     obs: Any

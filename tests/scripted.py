@@ -3,6 +3,8 @@
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 
 class Scripted(gym.Env):
@@ -92,3 +94,43 @@ class Endless(gym.Env):
         self._steps += 1
         over = self._steps >= self._limit
         return np.zeros(1, np.float32), 1.0, over and self._says_terminated, over and not self._says_terminated, {}
+
+
+class ScriptedVector(VectorEnv):
+    """A vector environment of its own kind over single environments, in any autoreset mode. One array serves all of
+    its observations, and it resets one environment alone only in DISABLED mode, as it must."""
+
+    def __init__(self, makers, mode):
+        self.metadata = {"autoreset_mode": mode}
+        self._mode, self._envs = mode, [make() for make in makers]
+        self.num_envs = len(makers)
+        self.single_observation_space = self._envs[0].observation_space
+        self.single_action_space = self._envs[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._obs = np.zeros(self.observation_space.shape, self.observation_space.dtype)
+        self._over = np.zeros(self.num_envs, bool)
+
+    def reset(self, *, seed=None, options=None):
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
+        assert mask.all() or self._mode is AutoresetMode.DISABLED
+        for i in np.flatnonzero(mask):
+            self._obs[i] = self._envs[i].reset(seed=None if seed is None else seed + int(i))[0]
+        self._over[mask] = False
+        return self._obs, {}
+
+    def step(self, actions):
+        reward, terminated, truncated = np.zeros(self.num_envs), *np.zeros((2, self.num_envs), bool)
+        infos = {}
+        for i, env in enumerate(self._envs):
+            if self._over[i] and self._mode is AutoresetMode.NEXT_STEP:
+                self._obs[i] = env.reset()[0]
+                continue
+            assert not (self._over[i] and self._mode is AutoresetMode.DISABLED), "stepped after its end"
+            self._obs[i], reward[i], terminated[i], truncated[i], _ = env.step(actions[i])
+            if (terminated[i] or truncated[i]) and self._mode is AutoresetMode.SAME_STEP:
+                # Not an array of objects, as Gymnasium's: all rows, of which those of ended episodes count.
+                infos.setdefault("final_obs", np.full_like(self._obs, np.nan))[i] = self._obs[i]
+                self._obs[i] = env.reset()[0]
+        self._over = terminated | truncated
+        return self._obs, reward, terminated, truncated, infos

@@ -14,9 +14,10 @@ PACKAGE = Path(jaxrl.__file__).parent
 # From the ground up; a module imports only from floors below its own.
 FLOORS = [
     {"errors", "transition", "returns", "losses", "distributions", "memory"},
-    {"networks", "normalize", "optimizer", "replay", "rows", "checks"},
+    {"networks", "normalize", "optimizer", "replay", "rows", "checks", "flatten"},
     {"ddpg", "ppo"},
-    {"envs", "checkpoint"},
+    {"guard", "pool", "registry", "workers", "checkpoint"},
+    {"envs"},
     {"evaluate", "policy", "config"},
     {"runlog"},
     {"session"},

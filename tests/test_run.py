@@ -188,16 +188,6 @@ def test_a_run_that_stopped_before_its_first_step_keeps_its_evaluation(tmp_path)
     assert [int(step) for (step,) in rows(tmp_path / "run" / "evaluations.csv", "step")] == [0, 256, 512, 640]
 
 
-def test_a_reward_that_is_not_finite_costs_one_update(tmp_path):
-    whole = [(1.0, False, t == 49) for t in range(50)]
-    spoilt = [whole, [*whole[:40], (np.nan, False, False), *whole[41:]], *[whole] * 98]  # A run begins with the second.
-    skipped = []
-    run = tiny(tmp_path, env=lambda: Scripted(spoilt), eval_env=lambda: Scripted(EPISODES), total_steps=320)
-    result = train(run, lambda snapshot: skipped.append(snapshot.metrics["skipped_updates"]))
-    assert skipped == [0, 4, 0, 0, 0]
-    assert np.isfinite(result.normalizer.obs.mean).all()
-
-
 def test_settings_that_the_environment_refuses_leave_no_folder(tmp_path):
     for changes in ({"eval_env": "CartPole-v1"}, {"stop_return": float("nan")}, {"render": True, "env": Endless}):
         with pytest.raises(BadInput):

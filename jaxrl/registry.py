@@ -1,0 +1,64 @@
+"""What users call things: environments by their id, wrappers and other callables by `module:name`. No JAX here."""
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+
+from jaxrl.errors import BadInput
+
+# Registered still, but not to be built any more, and so no use as a hint.
+GONE = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w+|Pusher|Reacher|Swimmer|Walker2d)-v[1-3]")
+
+
+def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    """The registration of an id, or BadInput with the nearest names."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import(module, f"environment {env_id}")
+    try:
+        return gym.spec(name)
+    except gym.error.Error as error:
+        lowered = {name.lower(): name for name in gym.registry if not GONE.fullmatch(name)}
+        hint = _near(name, lowered) or "gymnasium.pprint_registry() lists the known ones"
+        raise BadInput(f"there is no environment {env_id}: {hint}") from error
+
+
+def find_callable(name: str, what: str) -> Callable[..., Any]:
+    """What `module:name` names, `module:Class.method` included; `what` it is to be, for complaints."""
+    module, _, path = name.partition(":")
+    if not module or not path:
+        raise BadInput(f"{what} {name!r} names nothing: it must be module:callable")
+    found = _import(module, f"{what} {name}")
+    for part in path.split("."):
+        if not hasattr(found, part):
+            hint = _near(part, {each.lower(): each for each in dir(found)})
+            raise BadInput(f"{what} {name} is not to be had: {module} has no {path}{hint and '; ' + hint}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise BadInput(f"{what} {name} is no callable but a {type(found).__name__}: it must be one")
+    return found
+
+
+def is_native(env: Any) -> bool:
+    """Whether an id's registration names a vector environment of its own that is used here: only one that says how it
+    resets, and that computes in NumPy."""
+    if not isinstance(env, str):
+        return False
+    spec = find_spec(env)
+    return spec.vector_entry_point is not None and not env.startswith(("phys2d/", "tabular/"))
+
+
+def _import(module: str, whose: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # Whatever the user's module does while it is imported.
+        raise BadInput(f"{whose} is not to be had: {type(error).__name__}: {error}") from error
+
+
+def _near(name: str, known: dict[str, str]) -> str:
+    near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)]
+    return f"did you mean {' or '.join(near)}?" if near else ""
