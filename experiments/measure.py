@@ -4,6 +4,7 @@
     python experiments/measure.py solved
     python experiments/measure.py peers PYTHON ppo CartPole-v1
     python experiments/measure.py peers PYTHON ddpg HalfCheetah-v5
+    python experiments/measure.py peers PYTHON ppo HalfCheetah-v5 -- --env-backend envpool
     python experiments/measure.py update PYTHON
     python experiments/measure.py memory
     python experiments/measure.py against REFERENCE.csv Hopper runs/ddpg-Hopper-v5-seed*/evaluations.csv
@@ -35,7 +36,16 @@ TRAIN = [sys.executable, str(Path(__file__).parent / "train.py")]
 # The jobs of `peers`: steps in all, steps before each clock starts, what we are told, and what the peers are told.
 # Evaluations are put off to the end for us, because the peers make none.
 WARM_UP_ROLLOUTS = 3
+MUJOCO_JOB = (
+    60_000,
+    WARM_UP_ROLLOUTS * 8 * 256,
+    "--num-envs 8 --num-steps 256 --num-minibatches 32 --num-epochs 10 --no-anneal-learning-rate "
+    "--no-normalize-obs --no-normalize-reward",
+    "dict(n_steps=256, batch_size=64, n_epochs=10)",
+)
 JOBS = {
+    ("ppo", "HalfCheetah-v5"): MUJOCO_JOB,
+    ("ppo", "Ant-v5"): MUJOCO_JOB,
     ("ppo", "CartPole-v1"): (
         100_000,
         WARM_UP_ROLLOUTS * 8 * 32,
@@ -43,13 +53,6 @@ JOBS = {
         "--actor-learning-rate 1e-3 --critic-learning-rate 1e-3 --anneal-learning-rate --clip-eps 0.2",
         "dict(n_steps=32, batch_size=256, gae_lambda=0.8, gamma=0.98, n_epochs=20, ent_coef=0.0, "
         "learning_rate=lambda left: 1e-3 * left, clip_range=0.2)",
-    ),
-    ("ppo", "HalfCheetah-v5"): (
-        60_000,
-        WARM_UP_ROLLOUTS * 8 * 256,
-        "--num-envs 8 --num-steps 256 --num-minibatches 32 --num-epochs 10 --no-anneal-learning-rate "
-        "--no-normalize-obs --no-normalize-reward",
-        "dict(n_steps=256, batch_size=64, n_epochs=10)",
     ),
     ("ddpg", "HalfCheetah-v5"): (
         6_000,
@@ -120,12 +123,12 @@ def solved(repeats: int) -> None:
     print(f"median of {repeats}: {statistics.median(times[1:]):.2f} s")
 
 
-def peers(python: str, algo: str, env: str, repeats: int) -> None:
-    """Times the three libraries in turn and prints the median ratio of each round."""
+def peers(python: str, algo: str, env: str, repeats: int, ours: str) -> None:
+    """Times the three libraries in turn and prints the median ratio of each round; `ours` are more flags for us."""
     steps, warm_up, flags, settings = JOBS[algo, env]
     rounds = []
     for _ in range(repeats):
-        rates = {"jaxrl": _our_rate(algo, env, steps, warm_up, flags)}
+        rates = {"jaxrl": _our_rate(algo, env, steps, warm_up, f"{flags} {ours}")}
         for library in ("sb3", "sbx"):
             command = [python, "-c", PEER, library, algo, env, str(steps), str(warm_up), settings]
             rates[library] = float(_quietly(command).split()[-1])
@@ -133,7 +136,7 @@ def peers(python: str, algo: str, env: str, repeats: int) -> None:
         print(json.dumps({name: round(rate) for name, rate in rates.items()}), flush=True)
     for library in ("sb3", "sbx"):
         ratio = statistics.median(each["jaxrl"] / each[library] for each in rounds)
-        print(f"{algo} {env}: {ratio:.2f} x {library}, median of {repeats}")
+        print(f"{algo} {env} {ours}: {ratio:.2f} x {library}, median of {repeats}")
 
 
 def _our_rate(algo: str, env: str, steps: int, warm_up: int, flags: str) -> float:
@@ -282,7 +285,9 @@ def against(reference: Path, task: str, files: Sequence[Path], since: int, until
 
     theirs = {int(row["step"]): float(row["mean_return"]) for row in _rows(reference) if row["task"] == task}
     if not theirs:
-        sys.exit(f"{reference} has no task {task}: it has {', '.join(sorted({row['task'] for row in _rows(reference)}))}")
+        sys.exit(
+            f"{reference} has no task {task}: it has {', '.join(sorted({row['task'] for row in _rows(reference)}))}"
+        )
     ours = [{int(row["step"]): float(row["mean_return"]) for row in _rows(path)} for path in files]
     steps = [step for step in sorted(theirs) if since <= step <= until and all(step in curve for curve in ours)]
     means = np.array([np.mean([curve[step] for step in steps]) for curve in ours])
@@ -344,7 +349,7 @@ def main() -> None:
     elif given.command == "memory":
         memory(given.steps)
     elif (given.algo, given.env) in JOBS:
-        peers(given.python, given.algo, given.env, given.repeats)
+        peers(given.python, given.algo, given.env, given.repeats, " ".join(flags))
     else:
         parser.error(f"there is no job of {given.algo} on {given.env}")
 

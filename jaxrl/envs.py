@@ -87,6 +87,8 @@ class Envs:
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
         self._layout = layout(self.observation_space)
+        space = self.action_space
+        self._bounds = (space.low, space.high) if isinstance(space, spaces.Box) else None
         self._action_shape = (self.num_envs, *(self.action_space.shape or ()))
         try:
             self.reset(seed)
@@ -109,7 +111,8 @@ class Envs:
         self._num_faults = np.zeros(self.num_envs, np.int64)  # Since the environment last finished an episode.
         obs, _ = self._ask("reset", seed=words if one_each else words[0])
         self.obs = flatten(self._layout, obs, self.num_envs)
-        self._check_starts(0)
+        if not _finite(self.obs):
+            self._check_starts(0)
 
     def step(self, action: np.ndarray) -> Transition:
         """Takes one step in every environment.
@@ -128,14 +131,16 @@ class Envs:
             resetting that environment does not help.
           EnvironmentLost: an environment raised, died, or gave no answer in time.
         """
-        obs, self.finished, self.faults = self.obs, [], []
-        wrong = dict(_not_finite("was given an action that is not finite", action))
-        if wrong and not self._goes_on:
-            raise self._fault(wrong, self.num_envs)
-        raw_obs, reward, *flags, infos = self._ask("step", self._to_environment(action, wrong))
-        terminated, truncated = (np.asarray(flag, bool) for flag in flags)
+        obs, action = self.obs, np.asarray(action)
+        self.finished, self.faults = [], []
+        wrong: dict[int, str] = {}  # What is wrong with the step, by environment.
+        if not _finite(action):
+            wrong = _not_finite("was given an action that is not finite", action)
+            if wrong and not self._goes_on:
+                raise self._fault(wrong, self.num_envs)
+        raw_obs, reward, terminated, truncated, infos = self._ask("step", self._to_environment(action, wrong))
+        reward, terminated, truncated = np.asarray(reward), np.asarray(terminated, bool), np.asarray(truncated, bool)
         next_obs = self.obs = flatten(self._layout, raw_obs, self.num_envs)
-        reward = np.asarray(reward)
         valid = None
         if self._mode is AutoresetMode.NEXT_STEP:
             valid = ~self._ended
@@ -143,30 +148,35 @@ class Envs:
         elif self._goes_on:
             valid = np.ones(self.num_envs, bool)
         ended = terminated | truncated
-        if self._mode is AutoresetMode.SAME_STEP and ended.any():
+        any_ended = bool(np.count_nonzero(ended))
+        if any_ended and self._mode is AutoresetMode.SAME_STEP:
             next_obs = self._with_final(infos, ended)
 
-        wrong |= _not_finite("gave a reward that is not finite", reward)
-        wrong |= _not_finite("gave an observation that is not finite", next_obs)
+        steps = self.num_envs if valid is None else int(np.count_nonzero(valid))
+        if not _finite(reward):
+            wrong |= _not_finite("gave a reward that is not finite", reward)
+        if not _finite(next_obs):
+            wrong |= _not_finite("gave an observation that is not finite", next_obs)
         if FAULT in infos or FAULT in infos.get("final_info", ()):
             wrong |= _reported(infos)
-        if wrong and valid is not None:
-            wrong = {index: what for index, what in wrong.items() if valid[index]}
-        anew = ended if self._mode is AutoresetMode.DISABLED else np.zeros_like(ended)
-        if wrong:
-            rows = self._put_aside(wrong, self.num_envs if valid is None else int(np.count_nonzero(valid)))
+        anew = ended.copy() if any_ended and self._mode is AutoresetMode.DISABLED else None
+        if wrong and (rows := self._put_aside(wrong, valid, steps)) is not None:
             reward, terminated, truncated = np.where(rows, 0.0, reward), terminated & ~rows, truncated & ~rows
             next_obs = np.where(rows[:, None], obs, next_obs)
-            assert valid is not None
-            valid, ended, anew = valid & ~rows, ended & ~rows, anew | rows
+            valid, ended, anew = (
+                ~rows if valid is None else valid & ~rows,
+                ended & ~rows,
+                rows if anew is None else anew | rows,
+            )
 
         self._returns += reward
         self._lengths += 1 if valid is None else valid
-        if ended.any():
+        if any_ended:
             self._finish(ended)
-        if anew.any():
+        if anew is not None:
             self._begin_anew(anew)
-        self._check_starts(self.num_envs if valid is None else int(np.count_nonzero(valid)))
+        if not _finite(self.obs):
+            self._check_starts(steps)
         self._ended = ended
         return Transition(obs, action, reward.astype(np.float32), next_obs, terminated, truncated, valid)
 
@@ -196,13 +206,10 @@ class Envs:
     def _to_environment(self, action: np.ndarray, wrong: dict[int, str]) -> np.ndarray:
         """What the vector environment is given: the actions in their space's shape and within its bounds, and where
         they are not finite anything, because nothing will come of that step."""
-        space = self.action_space
-        if isinstance(space, spaces.Box):
-            sent = np.reshape(np.nan_to_num(action) if wrong else action, self._action_shape)
-            return np.minimum(np.maximum(sent, space.low), space.high)
-        if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
-            return np.reshape(action, self._action_shape).astype(space.dtype)
-        return action
+        action = (np.nan_to_num(action) if wrong else action).reshape(self._action_shape)
+        if self._bounds is not None:
+            return np.minimum(np.maximum(action, self._bounds[0]), self._bounds[1])
+        return action.astype(self.action_space.dtype, copy=False)
 
     def _with_final(self, infos: dict[str, Any], ended: np.ndarray) -> np.ndarray:
         """The observations, but where an episode ended the last one of that episode."""
@@ -218,8 +225,12 @@ class Envs:
             next_obs[index] = flatten(self._layout, parts, 1)[0]
         return next_obs
 
-    def _put_aside(self, wrong: dict[int, str], steps: int) -> np.ndarray:
-        """Which rows are no transitions, after what is wrong with them is noted and their episodes are forgotten."""
+    def _put_aside(self, wrong: dict[int, str], valid: np.ndarray | None, steps: int) -> np.ndarray | None:
+        """Which rows are no transitions because of what is `wrong` with them, after that is noted and their episodes
+        are forgotten; None where it is in rows that are none anyway."""
+        wrong = {index: what for index, what in wrong.items() if valid is None or valid[index]}
+        if not wrong:
+            return None
         if not self._goes_on:
             raise self._fault(wrong, steps)
         self.faults = [Fault(index, what) for index, what in sorted(wrong.items())]
@@ -366,12 +377,13 @@ def _wrapped(wrapper: Callable[[gym.Env], gym.Env], make: Callable[[], gym.Env])
     return env
 
 
+def _finite(field: np.ndarray) -> bool:
+    """Whether all is certainly finite, for the price of a sum of squares; large numbers call for a closer look too."""
+    return math.isfinite(np.vdot(field, field))
+
+
 def _not_finite(what: str, field: np.ndarray) -> dict[int, str]:
-    """`what`, for each row that holds something which is not finite. One sum tells that there is none; only where it
-    is not finite either, which large numbers can bring about too, is a closer look taken."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if math.isfinite(np.add.reduce(field, axis=None)):
-            return {}
+    """The closer look: `what`, for each row that holds something which is not finite."""
     return {int(index): what for index in np.flatnonzero(~np.isfinite(field).reshape(len(field), -1).all(1))}
 
 

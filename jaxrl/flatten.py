@@ -50,8 +50,10 @@ def flatten(of: Layout, obs: Any, num_rows: int) -> np.ndarray:
     observation over the one that it gave. What float32 cannot hold becomes infinite."""
     if isinstance(of, dict):
         return np.concatenate([flatten(part, obs[key], num_rows) for key, part in of.items()], axis=1)
+    if getattr(obs, "dtype", None) == np.float32:
+        return obs.reshape(num_rows, -1).copy()
     with np.errstate(over="ignore"):
-        return np.array(obs, np.float32).reshape(num_rows, math.prod(of))
+        return np.array(obs, np.float32).reshape(num_rows, -1)
 
 
 def describe(of: Layout) -> str:
