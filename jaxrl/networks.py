@@ -83,9 +83,8 @@ class MultiCategoricalActor(nn.Module):
 class GaussianActor(nn.Module):
     """Observations `(..., S)` to a Gaussian over `(..., A)`; the log-std is a parameter, whatever the state.
 
-    Both are in units of each action's range: mean 0 is the middle between its bounds, a standard deviation of 1 half
-    their distance. `squash` makes it a TanhGaussian, which stays within the bounds; else it is a DiagGaussian, which
-    the environment's adapter clips.
+    A DiagGaussian in the environment's units, which the environment's adapter clips; or if `squash`, a TanhGaussian,
+    which stays within the bounds, in units of their distance.
     """
 
     hidden_sizes: tuple[int, ...]
@@ -99,19 +98,16 @@ class GaussianActor(nn.Module):
     def __call__(self, obs: Array) -> DiagGaussian:
         mean = MLP(self.hidden_sizes, len(self.low), 0.01, self.dtype, name="mlp")(obs)
         log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (len(self.low),), self.dtype)
-        return self._scaled(jnp, mean, log_std)
+        return self._policy(mean, jnp.broadcast_to(log_std, mean.shape))
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> DiagGaussian:
-        return self._scaled(np, _mlp_on_host(params["mlp"], obs), params["log_std"])
+        mean = _mlp_on_host(params["mlp"], obs)
+        return self._policy(mean, np.broadcast_to(params["log_std"], mean.shape))
 
     @nn.nowrap
-    def _scaled(self, lib: Any, mean: Any, log_std: Any) -> DiagGaussian:
-        if self.squash:
-            return TanhGaussian(mean, lib.broadcast_to(log_std, mean.shape), self.low, self.high)
-        low, high = np.asarray(self.low, mean.dtype), np.asarray(self.high, mean.dtype)
-        half = (high - low) / 2
-        return DiagGaussian((low + high) / 2 + half * mean, lib.broadcast_to(log_std + np.log(half), mean.shape))
+    def _policy(self, mean: Any, log_std: Any) -> DiagGaussian:
+        return TanhGaussian(mean, log_std, self.low, self.high) if self.squash else DiagGaussian(mean, log_std)
 
 
 class Value(nn.Module):

@@ -122,9 +122,10 @@ class PPOConfig(struct.PyTreeNode):
     hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
     """Widths of the tanh layers, of actor and critic each."""
     initial_log_std: float = struct.field(pytree_node=False, default=0.0)
-    """Log standard deviation of continuous actions at first, in units of half of each action's range."""
+    """Log standard deviation of continuous actions at first."""
     squash_actions: bool = struct.field(pytree_node=False, default=False)
-    """Keep continuous actions within their bounds by a tanh, with its exact log-probability, instead of clipping."""
+    """Keep continuous actions within their bounds by a tanh, with its exact log-probability, instead of clipping; the
+    policy is then in units of the bounds' distance, which suits bounds that are far from -1 and 1."""
 
 
 class PPOState(struct.PyTreeNode):

@@ -11,10 +11,22 @@ from jaxrl.networks import apply_function, host_policy
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (5,))
 
 
-@pytest.mark.parametrize("space", [spaces.Discrete(4, start=-2), spaces.Box(-1.0, 1.0, (3,))], ids=["discrete", "box"])
+SPACES = {
+    "discrete": (spaces.Discrete(4, start=-2), {}, (7,)),
+    "several": (spaces.MultiDiscrete([[3, 2], [5, 2]], start=[[0, 4], [-1, 0]]), {}, (7, 4)),
+    "binary": (spaces.MultiBinary([2, 3]), {}, (7, 6)),
+    "box": (spaces.Box(-1.0, 1.0, (3,)), {}, (7, 3)),
+    "box of other bounds": (spaces.Box(np.float32([[0, -5]]), np.float32([[10, -4]])), {}, (7, 2)),
+    "squashed": (spaces.Box(np.float32([0, -5]), np.float32([10, -4])), {"squash_actions": True}, (7, 2)),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("sizes", [(8,), (64, 64), (4,) * 11], ids=str)
-def test_the_host_acts_as_the_kernel_recomputes(tolerance, space, sizes):
-    state = ppo_init(jax.random.key(1), PPOConfig(hidden_sizes=sizes, initial_log_std=0.3), OBSERVATIONS, space)
+def test_the_host_acts_as_the_kernel_recomputes(tolerance, name, sizes):
+    space, settings, shape = SPACES[name]
+    config = PPOConfig(hidden_sizes=sizes, initial_log_std=0.3, **settings)
+    state = ppo_init(jax.random.key(1), config, OBSERVATIONS, space)
     # Weights as after training, not near zero.
     actor = state.actor.replace(params=jax.tree.map(lambda x: x * 2 + 0.1, state.actor.params))
     obs = np.random.default_rng(0).normal(size=(7, 5)).astype(actor.params["params"]["mlp"]["Dense_0"]["bias"].dtype)
@@ -24,8 +36,12 @@ def test_the_host_acts_as_the_kernel_recomputes(tolerance, space, sizes):
         assert isinstance(a, np.ndarray)
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
-    np.testing.assert_array_equal(ours.mode(), theirs.mode()) if isinstance(space, spaces.Discrete) else None
-    assert ours.sample(np.random.default_rng(0)).shape == ((7,) if isinstance(space, spaces.Discrete) else (7, 3))
+    np.testing.assert_allclose(ours.mode(), theirs.mode(), rtol=tolerance, atol=tolerance)
+    assert ours.sample(np.random.default_rng(0)).shape == shape
+    action = ours.to_env(ours.sample(np.random.default_rng(0)))
+    assert action.shape == shape
+    if not isinstance(space, spaces.Box):
+        assert all(space.contains(row.reshape(space.shape).astype(space.dtype)) for row in action)
 
 
 def test_equal_settings_give_the_same_objects():

@@ -457,12 +457,18 @@ class EndlessBox(Still):
         return np.zeros(1, np.float32), 1.0, over and self._says_terminated, over and not self._says_terminated, {}
 
 
-@pytest.mark.parametrize("says_terminated", [False, True], ids=["truncated", "terminated: the negative control"])
-def test_infinite_horizon(tmp_path, says_terminated):
+CASES = [(mode, False) for mode in AutoresetMode] + [(AutoresetMode.SAME_STEP, True)]
+
+
+@pytest.mark.parametrize(
+    "mode, says_terminated", CASES, ids=[f"{mode.name}{', the negative control' * control}" for mode, control in CASES]
+)
+def test_infinite_horizon(tmp_path, mode, says_terminated):
     """Reward 1 for ever, gamma 0.9: the value is 1 / (1 - 0.9) = 10, unless a time limit is taken for an end."""
+    envs = make_envs(SyncVectorEnv([lambda: EndlessBox(says_terminated)], autoreset_mode=mode), 1, 0)
     training = learned(
-        tmp_path, env=lambda: EndlessBox(says_terminated), agent=QUICK, total_steps=3500, learning_starts=500,
-        buffer_size=4000, batch_size=64, eval_every=10**6,
+        tmp_path, env=lambda: EndlessBox(says_terminated), envs=envs, agent=QUICK, total_steps=3500,
+        learning_starts=500, buffer_size=4000, batch_size=64, eval_every=10**6,
     )  # fmt: skip
     critic, obs = training.state.critic, np.zeros((1, 1), np.float32)
     value = float(critic.apply_fn(critic.params, obs, ddpg_act(training.state, obs))[0])

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted import Endless, Probe
 
 from jaxrl import PPOConfig, RunConfig, load_policy, ppo_act, train
@@ -56,13 +57,19 @@ def test_probe_4_an_action_that_matters(tmp_path, penalty):
     np.testing.assert_allclose(value(0, 1), [1, 1], atol=0.3)
 
 
-@pytest.mark.parametrize("says_terminated", [False, True], ids=["truncated", "terminated: the negative control"])
-def test_infinite_horizon(tmp_path, says_terminated):
+CASES = [(mode, False) for mode in AutoresetMode] + [(AutoresetMode.SAME_STEP, True)]
+
+
+@pytest.mark.parametrize(
+    "mode, says_terminated", CASES, ids=[f"{mode.name}{', the negative control' * control}" for mode, control in CASES]
+)
+def test_infinite_horizon(tmp_path, mode, says_terminated):
     """Reward 1 for ever, gamma 0.98: the value is 1 / (1 - 0.98) = 50, unless a time limit is taken for an end."""
     agent = QUICK.replace(
         gamma=0.98, gae_lambda=0.95, critic_learning_rate=1e-2, anneal_learning_rate=True, max_grad_norm=None
     )
-    value, _ = learn(tmp_path, lambda: Endless(25, says_terminated), 24_000, agent)
+    envs = SyncVectorEnv([lambda: Endless(25, says_terminated)] * 4, autoreset_mode=mode)
+    value, _ = learn(tmp_path, envs, 24_000, agent, eval_env=lambda: Endless(25))
     if says_terminated:
         assert value(0) < 25
     else:
