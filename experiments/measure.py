@@ -7,14 +7,15 @@
     python experiments/measure.py peers PYTHON ppo HalfCheetah-v5 -- --env-backend envpool
     python experiments/measure.py update PYTHON
     python experiments/measure.py memory
+    python experiments/measure.py backends
     python experiments/measure.py against REFERENCE.csv Hopper runs/ddpg-Hopper-v5-seed*/evaluations.csv
 
 `seeds` trains once per seed and keeps each run's last evaluation. `solved` takes the time from the start of the process
 to the first evaluation of 100 episodes with a mean of 475. `peers` times us, Stable-Baselines3 and SBX in turn, on the
 same job; `update` times DDPG's update alone, in turn with the matrix products that it is made of and with an eager
 PyTorch one. PYTHON is an interpreter that has torch, stable-baselines3 and sbx-rl. `memory` follows the resident size
-of a DDPG run. `against` sets evaluations, one file a seed, beside a task's curve in a file with the columns
-task,step,mean_return.
+of a DDPG run, `backends` times the environments alone. `against` sets evaluations, one file a seed, beside a task's
+curve in a file with the columns task,step,mean_return.
 """
 
 import argparse
@@ -276,6 +277,29 @@ def memory(steps: int) -> None:
     print(f"{slope * 1e5:+.2f} MiB per 100,000 steps over {len(samples)} samples")
 
 
+def backends(repeats: int) -> None:
+    """Prints the steps per second of eight environments under random actions, by backend, taken in turn."""
+    import numpy as np
+
+    from jaxrl.envs import make_envs
+
+    rng, num_envs = np.random.default_rng(0), 8
+    for env, count in (("HalfCheetah-v5", 400), ("Ant-v5", 150)):
+        all_envs = {backend: make_envs(env, num_envs, 0, backend) for backend in ("gymnasium", "envpool", "async")}
+        rates: dict[str, list[float]] = {backend: [] for backend in all_envs}
+        for _ in range(repeats):
+            for backend, envs in all_envs.items():
+                shape = count, num_envs, *(envs.action_space.shape or ())
+                actions = rng.uniform(-1, 1, shape).astype(np.float32)
+                began = time.perf_counter()
+                for action in actions:
+                    envs.step(action)
+                rates[backend].append(count * num_envs / (time.perf_counter() - began))
+        for envs in all_envs.values():
+            envs.close()
+        print(env, {backend: round(statistics.median(each)) for backend, each in rates.items()}, flush=True)
+
+
 def against(reference: Path, task: str, files: Sequence[Path], since: int, until: int) -> None:
     """Prints the mean return over the steps that all curves share, ours and the reference's, and a 95 % bootstrap
     interval of the difference over our seeds. A reference of one seed has a spread too, which nobody has measured: the
@@ -319,9 +343,9 @@ def main() -> None:
     each = commands.add_parser("seeds")
     each.add_argument("out", type=Path)
     each.add_argument("numbers", type=int, nargs="+")
-    for name in ("solved", "peers", "update"):
+    for name in ("solved", "backends", "peers", "update"):
         command = commands.add_parser(name)
-        if name != "solved":
+        if name in ("peers", "update"):
             command.add_argument("python")
         if name == "peers":
             command.add_argument("algo", choices=sorted({algo for algo, _ in JOBS}))
@@ -346,6 +370,8 @@ def main() -> None:
         update(given.python, given.repeats)
     elif given.command == "against":
         against(given.reference, given.task, given.files, given.since, given.until)
+    elif given.command == "backends":
+        backends(given.repeats)
     elif given.command == "memory":
         memory(given.steps)
     elif (given.algo, given.env) in JOBS:

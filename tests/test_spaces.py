@@ -158,7 +158,7 @@ def test_a_run_says_what_it_flattens_and_learns_each_component(tmp_path, capsys,
     assert "observations are flattened to 4 numbers: goal (2, 1), speed (2,)" in said
     assert ("actions of shape (2, 2) are flattened to 4" in said) == ("in rows" in actions)
     returns, _ = evaluate(load_policy(tmp_path / "run"), make_eval_envs(make, 4), 8, 1)
-    assert returns.mean() > 8.5 or run is DDPG  # At random it is about 4; DDPG has hardly begun.
+    assert returns.mean() > 7 or run is DDPG  # At random it is about 4; DDPG has hardly begun.
 
 
 @pytest.mark.parametrize("backend", ["async"])
