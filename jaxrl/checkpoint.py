@@ -1,10 +1,13 @@
-"""Pytrees on disk: one file each, written atomically, read back only into the shapes and types that are expected."""
+"""Pytrees on disk: one file each, written atomically, with a SHA-256 over all of it, and read back only whole and into
+the shapes and types that are expected. Nothing of a file is interpreted before its digest is right, or ever unpickled.
+"""
 
-import contextlib
+import hashlib
+import io
 import json
 import os
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.errors import BadInput
+
+FORMAT = 1
+DIGITS = 64  # Of a SHA-256 in hexadecimal.
+
+
+class DamagedFile(BadInput):
+    """A file that is not as it was written: an older one may be."""
 
 
 def write_atomically(path: Path, write: Any) -> None:
@@ -34,11 +44,29 @@ def write_atomically(path: Path, write: Any) -> None:
         os.close(folder)
 
 
-def save_tree(path: Path, tree: Any, notes: dict[str, Any]) -> None:
-    """Writes the arrays of a pytree, and JSON-able `notes` beside them, into the file `path`."""
+def save_tree(path: Path, tree: Any, notes: dict[str, Any]) -> str:
+    """Writes the arrays of a pytree, and JSON-able `notes` beside them, into the file `path`.
+
+    It is a NumPy archive whose closing comment is the SHA-256 of all that precedes it.
+
+    Returns:
+      The digest.
+    """
     leaves = {name: np.asarray(_plain(leaf)) for name, leaf in _named_leaves(tree).items()}
-    text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-    write_atomically(path, lambda file: np.savez(file, notes=text, **leaves))  # type: ignore[arg-type]
+    text = np.frombuffer(json.dumps({"file_format": FORMAT, **notes}).encode(), np.uint8)
+    archive = io.BytesIO()
+    np.savez(archive, notes=text, **leaves)  # type: ignore[arg-type]
+    with zipfile.ZipFile(archive, "a") as file:
+        file.comment = b"0" * DIGITS
+    body = archive.getbuffer()[:-DIGITS]
+    digest = hashlib.sha256(body).hexdigest()
+
+    def write(file: Any) -> None:
+        file.write(body)
+        file.write(digest.encode())
+
+    write_atomically(path, write)
+    return digest
 
 
 def load_tree(path: Path, like: Any, partly: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -90,28 +118,48 @@ def load_arrays(path: Path, names: Collection[str] | None = None) -> tuple[dict[
       The arrays, and the notes.
 
     Raises:
-      BadInput: there is no such file, or it is damaged.
+      BadInput: there is no such file; DamagedFile: it is not as it was written.
     """
-    with _reading(path), np.load(path, allow_pickle=False) as file:
-        found = {name: file[name] for name in file if name != "notes" and (names is None or name in names)}
-        return found, _notes(file["notes"])
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+    content = io.BytesIO(_whole(path))
     try:
-        yield
+        with zipfile.ZipFile(content) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("it is compressed")
+        with np.load(content, allow_pickle=False) as file:
+            found = {name: file[name] for name in file if name != "notes" and (names is None or name in names)}
+            notes = json.loads(file["notes"].tobytes())
+            file_format = int(notes.pop("file_format"))
+    except Exception as error:  # Whatever reading something strange may raise.
+        raise DamagedFile(f"{path} is damaged or no file of jaxrl's: {error}") from error
+    if file_format > FORMAT:
+        raise BadInput(f"{path} is of format {file_format}: this version of jaxrl reads up to {FORMAT}")
+    return found, notes
+
+
+def digest_of(path: Path) -> str:
+    """The digest of a whole file that `save_tree` wrote; BadInput where it is missing, or is not what was written."""
+    return _whole(path)[-DIGITS:].decode()
+
+
+def _whole(path: Path) -> bytes:
+    try:
+        if path.is_symlink():
+            raise BadInput(f"{path} is a link, and may lead anywhere: it must be a file")
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise BadInput(f"there is no {path}") from error
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
-        raise BadInput(f"{path} is damaged or no file of jaxrl's: {error}") from error
+    except OSError as error:
+        raise DamagedFile(f"{path} cannot be read: {error}") from error
+    body, digest = content[:-DIGITS], content[-DIGITS:]
+    if len(body) == 0 or hashlib.sha256(body).hexdigest().encode() != digest:
+        raise DamagedFile(f"{path} is damaged or no file of jaxrl's: its digest is not that of its content")
+    return content
 
 
-def _notes(text: np.ndarray) -> dict[str, Any]:
-    notes = json.loads(text.tobytes())
-    if not isinstance(notes, dict):
-        raise ValueError("its notes are none")
-    return notes
+def clean_up(folder: Path) -> None:
+    """Removes what writes that were cut short have left in a folder and those below it."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

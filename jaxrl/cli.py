@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jaxrl.errors import BadInput, EnvironmentLost
+from jaxrl.errors import BadInput, EnvironmentLost, NotSaved
 
 if TYPE_CHECKING:
     from jaxrl.config import RunConfig
@@ -55,7 +55,7 @@ def train_command(argv: Sequence[str] | None = None) -> int:
     """Trains as the flags say.
 
     Returns:
-      The exit code: 0 done, 1 an environment failed, 2 bad input, 130 after Ctrl-C; SIGTERM raises SystemExit, 143.
+      The exit code: 0 done, 1 an environment or disk failed, 2 bad input, 130 after Ctrl-C; SIGTERM raises SystemExit.
     """
 
     def command() -> None:
@@ -99,7 +99,10 @@ def parse_run(argv: Sequence[str]) -> "RunConfig":
 
 def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it."""
-    given, others = _some_flags(argv, **{"--resume": None, "--total-steps": str(run.total_steps)})
+    parser = _lenient_parser(**{"--resume": None, "--total-steps": str(run.total_steps), "--env": None})
+    parser.add_argument("--wrapper", nargs="*", default=[])
+    given, others = _leniently(parser, argv)
+    _check_named(run, given.env, tuple(given.wrapper))
     if others:
         raise BadInput(f"{others[0]} cannot be given with --resume: the run keeps its settings, all but --total-steps")
     try:
@@ -111,10 +114,29 @@ def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     return dataclasses.replace(run, total_steps=total_steps)
 
 
+def _check_named(run: "RunConfig", env: str | None, wrapper: tuple[str, ...]) -> None:
+    """What a file names is code to be imported: only whoever gives the command may ask for that."""
+    if env is not None and env != run.env:
+        raise BadInput(f"--env is {env}, but the run is one on {run.env}: leave it off, or begin a run of its own")
+    imports = any(isinstance(name, str) and ":" in name for name in (run.env, run.eval_env))
+    if (imports and env is None) or wrapper != run.wrapper:
+        named = " ".join([f"--env {run.env}", *(["--wrapper"] if run.wrapper else []), *map(str, run.wrapper)])
+        raise BadInput(f"the run's environment imports modules of yours: say {named} too, if that is right")
+
+
 def _some_flags(argv: Sequence[str], **flags: str | None) -> tuple[argparse.Namespace, list[str]]:
+    return _leniently(_lenient_parser(**flags), argv)
+
+
+def _lenient_parser(**flags: str | None) -> argparse.ArgumentParser:
+    """A parser of a few flags, that leaves the others alone."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag, default in flags.items():
         parser.add_argument(flag, default=default)
+    return parser
+
+
+def _leniently(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     try:
         return parser.parse_known_args(list(argv))
     except (argparse.ArgumentError, SystemExit) as error:
@@ -241,7 +263,7 @@ def _run(command: Callable[[], None]) -> int:
         command()
     except BadInput as error:
         return _complain(error)
-    except EnvironmentLost as error:
+    except (EnvironmentLost, NotSaved, OSError) as error:  # The last: a log, on a disk that is full.
         _complain(error)
         return 1
     except KeyboardInterrupt:
@@ -253,7 +275,7 @@ def _terminate(kind: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + kind)
 
 
-def _complain(error: BadInput | EnvironmentLost) -> int:
+def _complain(error: Exception) -> int:
     print(f"jaxrl: {' '.join(str(error).split())}", file=sys.stderr)
     return 2
 

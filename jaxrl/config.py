@@ -333,3 +333,25 @@ def load_run(folder: str | Path) -> RunConfig:
         raise BadInput(f"{folder} holds no run: there is no {path}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
+
+
+# What a resumed run may be told anew: none of it changes what is learned from here on.
+MAY_CHANGE = {"total_steps", "stop_return", "checkpoint_every", "log_every", "render", "env_timeout"}
+MAY_CHANGE |= {"run_dir", "init_from", "resume", "env", "eval_env"}  # The environment is checked by name elsewhere.
+
+
+def check_resumable(run: RunConfig) -> None:
+    """Raises BadInput, naming the setting, if `run` is to resume a run that had other settings."""
+    assert run.resume is not None
+    path = Path(run.resume) / "config.json"
+    try:
+        before = json.loads(path.read_text())["run"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from error
+    now = json.loads(json.dumps(run_to_json(run)))
+    for old, new in ((before, now), (before.get("agent", {}), now["agent"])):
+        for name in new:
+            if name != "agent" and name not in MAY_CHANGE and old.get(name) != new[name]:
+                raise BadInput(
+                    f"{name} is {new[name]}, but the run in {run.resume} had {old.get(name)}: it keeps its settings"
+                )

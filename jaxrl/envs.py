@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from jaxrl.env_state import env_state, set_env_state
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
 from jaxrl.flatten import flatten, layout
 from jaxrl.guard import FAULT, Guard, guarded
@@ -31,6 +32,7 @@ EnvLike = str | Callable[[], gym.Env] | VectorEnv
 WrapperLike = str | Callable[[gym.Env], gym.Env]
 BACKENDS = "gymnasium", "async", "envpool"
 LONGEST = 1e6  # Seconds; what waits for a pipe takes no more than a few weeks.
+OWN = "_ended", "_returns", "_lengths", "_num_faults"  # What the adapter itself remembers, by environment.
 MOST_FAULTS = 100  # Of one environment between two episodes that it finishes; beyond, a reset is no remedy.
 
 
@@ -109,6 +111,7 @@ class Envs:
         self._ended = np.zeros(self.num_envs, bool)
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
+        self._failed = False
         self._num_faults = np.zeros(self.num_envs, np.int64)  # Since the environment last finished an episode.
         obs, _ = self._ask("reset", seed=words if one_each else words[0])
         self.obs = flatten(self._layout, obs, self.num_envs)
@@ -181,6 +184,44 @@ class Envs:
         self._ended = ended
         return Transition(obs, action, reward.astype(np.float32), next_obs, terminated, truncated, valid)
 
+    def state(self) -> dict[str, Any] | None:
+        """All that the environments and this adapter need to continue from here, JSON-able; None where it cannot be
+        known, because an environment is not one of `jaxrl.env_state`'s, resets in its own way, or has failed."""
+        base, states = self._vector_env, None
+        if self._failed:
+            return None
+        if isinstance(base, Workers):
+            states = self._ask("call", "snapshot")
+        elif isinstance(base, SyncVectorEnv) and self._mode is AutoresetMode.SAME_STEP:
+            states = [env.snapshot() for env in base.envs]  # type: ignore[attr-defined]
+        elif (native := env_state(base)) is not None:
+            states = [native]
+        if states is None or any(state is None for state in states):
+            return None
+        own = {name: getattr(self, name).tolist() for name in OWN}
+        return {"envs": list(states), "obs": self.obs.tolist(), **own}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Brings environments that have been reset to what `state` gave.
+
+        Raises:
+          KeyError, TypeError, ValueError, EnvironmentLost: the state is of other environments.
+        """
+        base, states = self._vector_env, state["envs"]
+        obs = np.array(state["obs"], np.float32)
+        if obs.shape != self.obs.shape:
+            raise ValueError("the observations have another shape")
+        if isinstance(base, Workers):
+            self._ask("call", "restore", states)
+        elif isinstance(base, SyncVectorEnv):
+            for env in base.envs:
+                env.restore(states)  # type: ignore[attr-defined]
+        else:
+            set_env_state(base, states[0])
+        self.obs = obs
+        for name in OWN:
+            setattr(self, name, np.array(state[name], getattr(self, name).dtype))
+
     def render(self) -> None:
         """Draws the environments where their render mode asks for a call."""
         self._vector_env.render()
@@ -193,14 +234,16 @@ class Envs:
             self._vector_env.close()
 
     def _ask(self, question: str, *arguments: Any, **options: Any) -> Any:
-        """`step` or `reset` of the vector environment; whatever it raises becomes EnvironmentLost."""
-        if self._workers is not None and self._workers is self._vector_env:
-            return ask(self._workers, question, self._timeout, *arguments, **options)
+        """`step`, `reset` or `call` of the vector environment; whatever it raises becomes EnvironmentLost."""
         try:
+            if self._workers is not None and self._workers is self._vector_env:
+                return ask(self._workers, question, self._timeout, *arguments, **options)
             return getattr(self._vector_env, question)(*arguments, **options)
         except EnvironmentLost:
+            self._failed = True
             raise
         except Exception as error:
+            self._failed = True
             words = " ".join(f"{type(error).__name__}: {error}".split())
             raise EnvironmentLost(f"{type(self._vector_env.unwrapped).__name__} raised {words}") from error
 
@@ -265,6 +308,7 @@ class Envs:
             raise self._fault(wrong, steps)
 
     def _fault(self, wrong: dict[int, str], steps: int) -> EnvironmentFault:
+        self._failed = True
         index = min(wrong)
         return EnvironmentFault(index, wrong[index], steps)
 

@@ -1,4 +1,4 @@
-"""What can go wrong that is nobody's bug here: a mistake of the caller's, or an environment that fails."""
+"""What can go wrong that is nobody's bug here: a mistake of the caller's, an environment or a disk that fails."""
 
 
 class BadInput(ValueError):
@@ -17,6 +17,10 @@ class EnvironmentFault(BadInput):
     def __init__(self, env_index: int, what: str, steps: int) -> None:
         super().__init__(f"environment {env_index} {what}")
         self.env_index, self.what, self.steps = env_index, what, steps
+
+
+class NotSaved(RuntimeError):
+    """A file could not be written: the disk is full, or not to be written to. What was there before is whole."""
 
 
 class EnvironmentLost(RuntimeError):

@@ -4,13 +4,14 @@ MuJoCo hides stays hidden, and what it raises says which environment raised it. 
 import copy
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from jaxrl.env_state import env_state, set_env_state
 from jaxrl.errors import EnvironmentLost
 
 FAULT = "jaxrl_fault"  # The key in a step's info under which a guard says what is wrong.
@@ -51,6 +52,14 @@ class Guard(gym.Wrapper):
             self._counters = data.warning.number[first : last + 1]  # Not a copy: MuJoCo counts in it.
             self._counted = self._counters.tobytes()
         return obs, info
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """What the environment would need to continue from here; None where that is not known."""
+        return env_state(self.env)
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        """Brings the environment, which has been reset, to its own of the `states`, one for each that steps with it."""
+        set_env_state(self.env, states[self._index])
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Steps, and looks at what came of it."""

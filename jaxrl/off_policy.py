@@ -16,7 +16,7 @@ from jaxrl.envs import Envs
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalizer_init
 from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
-from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, SAMPLING, Callback, Session, Training, stream, stream_key
+from jaxrl.session import EXPLORATION, NETWORK, SAMPLING, Callback, Session, Training, stream, stream_key
 
 
 def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Training, Session]:
@@ -33,7 +33,9 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
     spread = run.exploration_noise * (high - low) / 2
     replay = replay_init(run.buffer_size, envs.obs.shape[1], len(low))
     rng = np.random.default_rng(stream(run.seed, EXPLORATION))
-    training = Training(state, normalizer_init(envs.obs.shape[1], run.num_envs, False, False), rng, replay)
+    normalizer = normalizer_init(envs.obs.shape[1], run.num_envs, False, False)
+    # Updates go by steps: a vector environment that spends rows on resetting takes fewer than it has rows.
+    training = Training(state, normalizer, rng, envs, replay, steps_due=envs.num_envs)
     unravel = _unraveller(state.actor.params)
     sampling_key = stream_key(run.seed, SAMPLING)
     add = jax.jit(replay_add, donate_argnums=0)
@@ -53,9 +55,6 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
         session.begin(training)
         if run.resume is None:
             session.say(_plan(run))
-        envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
-        # A vector environment that spends rows on resetting takes fewer steps than rows, and updates go by steps.
-        steps_due = envs.num_envs
         metrics, next_acting = None, ravel_pytree(training.state.actor.params)[0]
         while session.goes_on(training, metrics):
             metrics = None
@@ -63,16 +62,16 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
                 action = rng.uniform(low, high, (envs.num_envs, len(low)))
             else:
                 acting = next_acting
-                if steps_due >= envs.num_envs:
+                if training.steps_due >= envs.num_envs:
                     training.state, metrics, next_acting = learn(training.state, training.replay)
-                    steps_due -= envs.num_envs
+                    training.steps_due -= envs.num_envs
                 noise = spread * rng.standard_normal((envs.num_envs, len(low)))
                 policy = host_policy(state.actor.apply_fn, unravel(np.asarray(acting)))
                 action = np.clip(policy(envs.obs).mode() + noise, low, high)
             transition = envs.step(action.astype(np.float32))
             taken = envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
             training.replay = add(training.replay, transition)
-            steps_due += taken if training.step >= run.learning_starts else 0
+            training.steps_due += taken if training.step >= run.learning_starts else 0
             training.step += taken
             session.episodes(training.step, envs)
     return training, session

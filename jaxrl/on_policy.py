@@ -11,7 +11,7 @@ from jaxrl.envs import Envs
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
 from jaxrl.ppo import METRICS, PPOConfig, PPOState, ppo_init, ppo_update
-from jaxrl.session import ENVIRONMENTS, EXPLORATION, NETWORK, Callback, Session, Training, stream, stream_key
+from jaxrl.session import EXPLORATION, NETWORK, Callback, Session, Training, stream, stream_key
 from jaxrl.transition import Transition
 
 
@@ -22,7 +22,7 @@ def train_ppo(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Tr
     gamma = float(config.gamma)
     state = ppo_init(stream_key(run.seed, NETWORK), config, envs.observation_space, envs.action_space)
     normalizer = normalizer_init(envs.obs.shape[1], envs.num_envs, run.normalize_obs, run.normalize_reward)
-    training = Training(state, normalizer, np.random.default_rng(stream(run.seed, EXPLORATION)))
+    training = Training(state, normalizer, np.random.default_rng(stream(run.seed, EXPLORATION)), envs)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: PPOState, rollout: Transition) -> tuple[PPOState, jax.Array]:
@@ -32,7 +32,6 @@ def train_ppo(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Tr
     spaces = envs.observation_space, envs.action_space
     with Session(run, *spaces, METRICS, callback) as session:
         session.begin(training)
-        envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
         rollout, metrics = None, None
         while session.goes_on(training, metrics):
             rollout = _collect(envs, run.num_steps, training, session, rollout)

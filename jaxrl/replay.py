@@ -3,7 +3,6 @@ place, whatever the capacity, and sampling can sit in the same device call as th
 
 import functools
 import math
-from typing import Any
 
 import chex
 import jax
@@ -122,23 +121,14 @@ def replay_sample(replay: Replay, key: Array, batch_size: int) -> Transition:
     return batch._replace(reward=jnp.where(replay.size > 0, batch.reward, jnp.nan))
 
 
-def replay_filled(replay: Replay) -> dict[str, Any]:
-    """What a checkpoint keeps of the buffer: its filled rows, in NumPy, and the position."""
-    rows = jax.tree.map(lambda stored: np.asarray(stored)[: int(replay.size)], replay.rows)
-    return {"rows": rows, "position": np.asarray(replay.position)}
+def replay_like(replay: Replay, size: int) -> Transition:
+    """Arrays of the shapes and types of `size` of the buffer's rows, in NumPy."""
+    return jax.tree.map(lambda stored: np.empty((size, *stored.shape[1:]), stored.dtype), replay.rows)
 
 
-def replay_like(replay: Replay, size: int) -> dict[str, Any]:
-    """Arrays of the shapes and types that `replay_filled` gives of such a buffer with `size` rows."""
-    if not 0 <= size <= replay.capacity:
-        raise BadInput(f"{size:,} rows cannot have come from a replay buffer of {replay.capacity:,}")
-    rows = jax.tree.map(lambda stored: np.empty((size, *stored.shape[1:]), stored.dtype), replay.rows)
-    return {"rows": rows, "position": np.asarray(replay.position)}
-
-
-def replay_refill(replay: Replay, filled: dict[str, Any]) -> Replay:
-    """The inverse of `replay_filled`, for a buffer of the same capacity, which is consumed."""
-    size, position = len(filled["rows"].reward), int(filled["position"])
+def replay_refill(replay: Replay, rows: Transition, position: int) -> Replay:
+    """A buffer, which is consumed, with these rows in its first places, and the next to be written at `position`."""
+    size = len(rows.reward)
     if position != size and not (size == replay.capacity and 0 <= position < size):
         raise BadInput(
             f"{size:,} rows with the next place at {position:,} cannot have come from a replay buffer of "
@@ -146,8 +136,8 @@ def replay_refill(replay: Replay, filled: dict[str, Any]) -> Replay:
         )
     # One field after the other and in place, so that this never holds the buffer twice.
     put = jax.jit(lambda stored, new: jax.lax.dynamic_update_slice_in_dim(stored, new, 0, 0), donate_argnums=0)
-    rows = jax.tree.map(put, replay.rows, filled["rows"])
-    return Replay(rows, jnp.asarray(position % replay.capacity, jnp.int32), jnp.asarray(size, jnp.int32))
+    filled = jax.tree.map(put, replay.rows, rows)
+    return Replay(filled, jnp.asarray(position % replay.capacity, jnp.int32), jnp.asarray(size, jnp.int32))
 
 
 def check_capacity(capacity: int, obs_dim: int, action_dim: int) -> None:

@@ -18,16 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from jaxrl.checkpoint import load_arrays, load_tree, save_tree, write_atomically
-from jaxrl.config import RunConfig, claim_run_dir, run_to_json
+from jaxrl.checkpoint import DamagedFile, clean_up, load_arrays, load_tree, save_tree, write_atomically
+from jaxrl.config import RunConfig, check_resumable, claim_run_dir, run_to_json
 from jaxrl.envs import Envs, make_envs
-from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
+from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, NotSaved
 from jaxrl.evaluate import Evaluation, evaluate, make_eval_envs
 from jaxrl.flatten import describe, layout, width
 from jaxrl.networks import host_policy
 from jaxrl.normalize import Normalizer, observer
 from jaxrl.policy import save_policy
-from jaxrl.replay import Replay, replay_filled, replay_like, replay_refill
+from jaxrl.replay import Replay
+from jaxrl.replay_file import Segment, forget, load_replay, save_replay
 from jaxrl.runlog import RunLog
 
 # What each purpose's random stream is called among a seed's children. Numbers are never reused or changed.
@@ -54,14 +55,18 @@ class Training:
       normalizer: statistics of observations and returns.
       rng: generator of the exploration.
       replay: the buffer, where there is one.
+      envs: the environments.
       step: environment steps taken.
+      steps_due: of an off-policy loop, steps taken that no update has answered yet.
     """
 
     state: Any
     normalizer: Normalizer
     rng: np.random.Generator
+    envs: Envs
     replay: Replay | None = None
     step: int = 0
+    steps_due: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +125,8 @@ class Session:
             raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
         self._pending: list[Any] = []
         self._training: Training | None = None
+        self._segments: list[Segment] = []  # Of the replay buffer, on disk.
+        self._notices: list[str] = []
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
         self._evaluated = self._saved = self._logged = -1
         self._handlers: dict[signal.Signals, Any] = {}
@@ -153,14 +160,16 @@ class Session:
             ) from error
 
     def begin(self, training: Training) -> None:
-        """Makes the run's folder and starts the logs; where the run resumes, or starts from another's networks, brings
-        `training` there. Whatever was wrong with the settings has been said before anything is written."""
-        run, wall_time = self.run, None
+        """Makes the run's folder, starts the logs and resets the environments; where the run resumes, or starts from
+        another's networks, brings `training` there. Whatever was wrong with the settings has been said before anything
+        is written."""
+        run, wall_time, env_state = self.run, None, None
         about = {"run": run_to_json(dataclasses.replace(run, resume=None)), "versions": versions()}
         text = json.dumps(about | {"device": str(jax.devices()[0])}, indent=2).encode() + b"\n"
         if run.resume is not None:
+            check_resumable(run)
             self.run_dir = Path(run.resume)
-            wall_time = self._restore(training)
+            wall_time, env_state = self._restore(training)
         else:
             if run.init_from is not None:
                 _adopt(Path(run.init_from), training)
@@ -170,8 +179,19 @@ class Session:
         write_atomically(self.run_dir / "config.json", lambda file: file.write(text))
         self._log = RunLog(self.run_dir, self._metric_names, run.total_steps, training.step, wall_time)
         self._training = training
+        training.envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
+        if env_state is not None:
+            try:
+                training.envs.set_state(env_state)
+            except (KeyError, TypeError, ValueError) as error:
+                raise BadInput(f"{self.run_dir} holds the state of other environments: {error}") from error
+        for notice in self._notices:
+            self._log.say(notice)
         if run.resume is not None:
-            self._log.say(f"resuming {self.run_dir} at step {training.step:,}; unfinished episodes start anew")
+            anew = (
+                "" if env_state is not None else "; episodes begin anew, the state of these environments is not known"
+            )
+            self._log.say(f"resuming {self.run_dir} at step {training.step:,}{anew}")
         else:
             self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.run_dir}")
             self._say_what_is_flattened()
@@ -288,42 +308,81 @@ class Session:
         save_policy(folder, actor, training.normalizer, self.run.env_name, *self._spaces, notes)
 
     def _save(self, training: Training) -> None:
-        tree = {"state": training.state, "normalizer": training.normalizer}
-        if training.replay is not None:
-            tree["replay"] = replay_filled(training.replay)
+        """Writes a checkpoint beside the last one, which stays until the next: `latest.npz` and `previous.npz`."""
+        folder, segments = self.run_dir / "checkpoints", self._segments
         notes = {
             "algo": self.run.algo,
             "env": self.run.env_name,
             "step": training.step,
-            "stored": None if training.replay is None else int(training.replay.size),
             "rng": training.rng.bit_generator.state,
             "evaluations": self.evaluations,
             "marks": [self._evaluated, self._logged],
+            "pending": np.array(jax.device_get(self._pending), np.float64).tolist(),
+            "envs": training.envs.state(),
+            "steps_due": training.steps_due,
             "wall_time": self._log.wall_time,
         }
-        save_tree(self.run_dir / "checkpoints" / "latest.npz", tree, notes)
-        self._saved = training.step
+        latest, previous, coming = (folder / f"{name}.npz" for name in ("latest", "previous", "next"))
+        try:
+            if training.replay is not None:
+                segments = save_replay(folder, training.replay, training.step, segments)
+            tree = {"state": training.state, "normalizer": training.normalizer}
+            save_tree(coming, tree, notes | {"segments": segments})
+            if latest.is_file():
+                latest.replace(previous)
+            coming.replace(latest)
+            forget(folder, [*self._segments, *segments])
+        except OSError as error:
+            raise NotSaved(
+                f"no checkpoint can be written at step {training.step:,} ({error.strerror or error}): "
+                f"{folder} keeps the one before"
+            ) from error
+        self._saved, self._segments = training.step, segments
 
-    def _restore(self, training: Training) -> float:
-        path = self.run_dir / "checkpoints" / "latest.npz"
+    def _restore(self, training: Training) -> tuple[float, dict[str, Any] | None]:
+        """Brings `training` to where the checkpoint was made, but for its environments, whose state this returns after
+        the seconds that the run had taken."""
+        folder = self.run_dir / "checkpoints"
+        latest, previous = folder / "latest.npz", folder / "previous.npz"
+        clean_up(self.run_dir)
+        (folder / "next.npz").unlink(missing_ok=True)
+        if previous.is_file() and not latest.is_file():  # The process was killed between two renamings.
+            previous.replace(latest)
+        try:
+            restored = self._restore_from(latest, training)
+        except DamagedFile as error:
+            if not previous.is_file():
+                raise
+            restored = self._restore_from(previous, training)
+            self._notices.append(f"{error}: going back to the checkpoint before it")
+            latest.replace(folder / "damaged.npz")
+            previous.replace(latest)
+        forget(folder, self._segments)
+        return restored
+
+    def _restore_from(self, path: Path, training: Training) -> tuple[float, dict[str, Any] | None]:
         _, notes = load_arrays(path, ())
         found, wanted = (notes.get("algo"), notes.get("env")), (self.run.algo, self.run.env_name)
         if found != wanted:
             raise BadInput(f"{path} is of {found[0]} on {found[1]}, not of {wanted[0]} on {wanted[1]}")
         like: dict[str, Any] = {"state": training.state, "normalizer": training.normalizer}
         try:
-            if training.replay is not None:
-                like["replay"] = replay_like(training.replay, int(notes["stored"]))
             tree, _ = load_tree(path, like)
+            segments = [Segment(int(first), int(last), str(digest)) for first, last, digest in notes["segments"]]
             if training.replay is not None:
-                training.replay = replay_refill(training.replay, tree["replay"])
-            training.state, training.normalizer = tree["state"], tree["normalizer"]
-            training.normalizer = training.normalizer._replace(discounted=np.zeros(self.run.num_envs))
+                training.replay = load_replay(path.parent, training.replay, int(notes["step"]), segments)
+            self._segments, training.state, training.normalizer = segments, tree["state"], tree["normalizer"]
             training.rng.bit_generator.state = notes["rng"]
             training.step = self._saved = int(notes["step"])
             self._evaluated, self._logged = notes["marks"]
             self.evaluations = [Evaluation(*each) for each in notes["evaluations"]]
-            return float(notes["wall_time"])
+            self._pending = [np.array(row, np.float32) for row in notes["pending"]]
+            training.steps_due = int(notes["steps_due"])
+            if notes["envs"] is None:  # Episodes begin anew, and so do their returns.
+                training.normalizer = training.normalizer._replace(discounted=np.zeros(self.run.num_envs))
+            return float(notes["wall_time"]), notes["envs"]
+        except BadInput:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{path} has notes that are damaged: {type(error).__name__}: {error}") from error
 
@@ -333,7 +392,7 @@ class Session:
         return Snapshot(training.step, state, training.normalizer, numbers, list(self.evaluations), self.run_dir)
 
     def _finish(self, training: Training) -> None:
-        if self._pending:
+        if self._pending and self.stopped_by is None:  # A checkpoint keeps them for the run that resumes this one.
             self._write_metrics(training.step)
         last = next((each for each in self.evaluations if each.step == training.step), None)
         self._save_policy("latest", training, last)

@@ -234,7 +234,8 @@ def test_a_fault_stops_the_run_and_changes_nothing(tmp_path, run, what, value):
     assert all(np.isfinite(array).all() for array in arrays.values())
     assert notes["step"] == 58
     if isinstance(run.agent, DDPGConfig):  # Its update before the step was of what came before.
-        assert notes["stored"] == len(arrays["replay.rows.reward"]) == 58
+        [(first, last, _)] = notes["segments"]
+        assert (first, last) == (0, 58)
         return
     last = {"actor": seen[-1].state.actor.params, "critic": seen[-1].state.critic.params}
     for path, leaf in jax.tree_util.tree_leaves_with_path(last):
@@ -280,7 +281,7 @@ def test_an_advantage_does_not_run_on_across_a_fault():
     actor = types.SimpleNamespace(apply_fn=Policy().apply, params={"params": {}})
     normalizer = normalizer_init(2, 2, False, True)
     normalizer.discounted[:] = 7.0
-    training = Training(types.SimpleNamespace(actor=actor), normalizer, None)
+    training = Training(types.SimpleNamespace(actor=actor), normalizer, None, envs)
     session = types.SimpleNamespace(episodes=lambda *_: None)
     rollout = _collect(envs, 4, training, session, None)
     np.testing.assert_array_equal(rollout.valid[:, 0], [True, True, False, True])

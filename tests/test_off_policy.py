@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted import EPISODES, Scripted
 
 from jaxrl import BadInput, DDPGConfig, RunConfig, ddpg_act, load_policy, make_envs, off_policy, train
+from jaxrl.checkpoint import load_arrays, save_tree
 from jaxrl.cli import evaluate_command, parse_run, train_command
 from jaxrl.config import default_run, load_run, run_from_json, run_to_json
 from jaxrl.evaluate import evaluate, make_eval_envs
@@ -311,24 +311,25 @@ def test_each_environment_explores_on_its_own(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"stored": None}, {"stored": 10**9}, {"stored": "much"}, {"rng": {}}, {"step": None}, {"marks": [1]}],
+    [
+        *({"segments": each} for each in (None, [], [[0, 10**9, ""]], [["../x", 1, ""]], [[0, 1]])),
+        *({"rng": {}}, {"step": None}, {"step": 10**9}, {"marks": [1]}),
+        *({"envs": each} for each in ({}, {"envs": [{}], "obs": [[0, 0, 0]]})),
+    ],
     ids=str,
 )
 def test_damaged_notes_are_refused(tmp_path, change):
     train(tiny(tmp_path, total_steps=120))
     path = tmp_path / "run" / "checkpoints" / "latest.npz"
-    with np.load(path) as file:
-        arrays = dict(file)
-    notes = json.loads(arrays["notes"].tobytes()) | change
-    arrays["notes"] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-    np.savez(path, **arrays)
+    arrays, notes = load_arrays(path)
+    save_tree(path, arrays, notes | change)
     with pytest.raises(BadInput):
         train(dataclasses.replace(load_run(tmp_path / "run"), total_steps=150))
 
 
 def test_another_capacity_is_refused(tmp_path):
     train(tiny(tmp_path, total_steps=300))
-    with pytest.raises(BadInput, match="cannot have come from a replay buffer of 400"):
+    with pytest.raises(BadInput, match=r"buffer_size is 400, but the run in .* had 250"):
         train(dataclasses.replace(load_run(tmp_path / "run"), total_steps=350, buffer_size=400))
 
 

@@ -13,7 +13,8 @@ from scipy import stats
 
 from jaxrl import BadInput, Replay, Transition, replay_add, replay_init, replay_sample
 from jaxrl.memory import free_bytes
-from jaxrl.replay import check_capacity, replay_filled, replay_like, replay_refill
+from jaxrl.replay import check_capacity
+from jaxrl.replay_file import forget, load_replay, save_replay
 
 S, A = 2, 3
 add = jax.jit(replay_add, donate_argnums=0)
@@ -174,20 +175,47 @@ def test_a_wrong_shape_is_named(field):
         replay_add(replay_init(4, S, A), transition._replace(reward=np.zeros((2, 1))))
 
 
-@pytest.mark.parametrize("count", [0, 3, 5, 12])
-def test_what_a_checkpoint_keeps_restores_it(count):
-    buffer = replay_init(5, S, A)
-    for i in range(count):
-        buffer = add(buffer, numbered([i]))
-    filled = replay_filled(buffer)
-    like = replay_like(buffer, int(buffer.size))
-    for x, y in zip(jax.tree.leaves(filled), jax.tree.leaves(like), strict=True):
-        assert (x.shape, x.dtype) == (y.shape, y.dtype)
-    restored = replay_refill(replay_init(5, S, A), jax.tree.map(np.copy, filled))
-    assert oldest_first(restored) == oldest_first(buffer)
-    assert oldest_first(add(restored, numbered([99]))) == oldest_first(add(buffer, numbered([99])))
-    with pytest.raises(BadInput, match="6 rows cannot"):
-        replay_like(replay_init(5, S, A), 6)
+@pytest.mark.parametrize(
+    "saves", [[0], [3], [5], [12], [2, 4], [3, 9], [3, 5, 6, 13], [1, 2, 3, 4, 5, 6, 7, 8], [4, 4, 30]]
+)
+def test_what_checkpoints_keep_restores_it(tmp_path, saves):
+    """A buffer of five, saved whenever it had taken in so many; each save writes what is new and nothing twice."""
+    buffer, stored, segments = replay_init(5, S, A), 0, []
+    for save in saves:
+        while stored < save:
+            buffer, stored = add(buffer, numbered([stored])), stored + 1
+        before = segments
+        segments = save_replay(tmp_path, buffer, stored, segments)
+        written = sum(each.last - each.first for each in segments if each not in before)
+        assert written == min(5, stored - (before[-1].last if before else 0))
+        forget(tmp_path, segments)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [each.name for each in segments]
+        restored = load_replay(tmp_path, replay_init(5, S, A), stored, segments)
+        for x, y in zip(jax.tree.leaves(restored), jax.tree.leaves(buffer), strict=True):
+            np.testing.assert_array_equal(x, y)
+        ours, theirs = (add(jax.tree.map(jnp.copy, each), numbered([99])) for each in (restored, buffer))
+        assert oldest_first(ours) == oldest_first(theirs)
+
+
+def test_segments_of_another_buffer_are_refused(tmp_path):
+    buffer = add(replay_init(5, S, A), numbered([0, 1, 2]))
+    segments = save_replay(tmp_path, buffer, 3, [])
+    [path] = tmp_path.iterdir()
+    with pytest.raises(BadInput, match="do not make up"):
+        load_replay(tmp_path, replay_init(5, S, A), 4, segments)
+    with pytest.raises(BadInput, match="follow upon each other"):
+        load_replay(tmp_path, replay_init(2, S, A), 3, segments)
+    with pytest.raises(BadInput, match="holds rows"):
+        load_replay(tmp_path, replay_init(5, S + 1, A), 3, segments)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BadInput, match="damaged"):
+        load_replay(tmp_path, replay_init(5, S, A), 3, segments)
+    save_replay(tmp_path, add(replay_init(5, S, A), numbered([7, 8, 9])), 3, [])
+    with pytest.raises(BadInput, match="not the file that its checkpoint was made with"):
+        load_replay(tmp_path, replay_init(5, S, A), 3, segments)
+    path.unlink()
+    with pytest.raises(BadInput, match="there is no"):
+        load_replay(tmp_path, replay_init(5, S, A), 3, segments)
 
 
 def test_it_vmaps():

@@ -161,7 +161,7 @@ def test_resume_restores_everything_that_the_checkpoint_holds(tmp_path):
     check_settings(run)
     envs = make_envs(run.env, run.num_envs, 0)
     blank = ppo_init(jax.random.key(5), run.algorithm_config, envs.observation_space, envs.action_space)
-    training = Training(blank, normalizer_init(3, 2, True, True), np.random.default_rng(99))
+    training = Training(blank, normalizer_init(3, 2, True, True), np.random.default_rng(99), envs)
     with Session(run, envs.observation_space, envs.action_space, METRICS) as session:
         session.begin(training)
     assert parameters(training.state) == parameters(again.state)
@@ -313,4 +313,4 @@ def test_a_signal_saves_and_exits_as_documented(tmp_path, kind, code):
     step = json.loads(bytes(np.load(folder / "checkpoints" / "latest.npz")["notes"]))["step"]
     resumed = train(dataclasses.replace(saved, total_steps=step + 1))
     assert resumed.step == step + 1024
-    assert os.listdir(folder / "checkpoints") == ["latest.npz"]
+    assert sorted(os.listdir(folder / "checkpoints")) == ["latest.npz", "previous.npz"]

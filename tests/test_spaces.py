@@ -287,7 +287,12 @@ def test_wrappers_from_the_command_line_to_the_evaluation(module, capsys):
     ]:
         assert evaluate_command(["run", *words.split()]) == code
         assert said in "".join(capsys.readouterr())
-    assert train_command(["--resume", "run", "--total-steps", "96"]) == 0
+    again = ["--resume", "run", "--total-steps", "96"]
+    for named in ([], ["--env", "mine:Mine-v0"], ["--wrapper", "mine:short", "mine:FrameSkip"]):
+        assert train_command([*again, *named]) == 2
+        assert "say --env mine:Mine-v0 --wrapper mine:short mine:FrameSkip too" in capsys.readouterr().err
+    assert train_command([*again, "--env", "other:Env-v0"]) == 2
+    assert train_command([*again, "--env", "mine:Mine-v0", "--wrapper", "mine:short", "mine:FrameSkip"]) == 0
 
 
 @pytest.mark.parametrize(

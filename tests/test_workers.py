@@ -176,5 +176,6 @@ def test_a_run_ends_in_one_line_with_its_checkpoint(tmp_path, algo, deed):
     assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.suffix == ".tmp"]
     pids.write_text("")
     again = [sys.executable, "-m", "jaxrl.cli", "train", "--resume", str(tmp_path / "run"), "--total-steps", "640"]
+    again += ["--env", "failing:Failing-v0"]
     resumed = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert re.search(r"resuming .* at step (5|6)\d\d", resumed.stdout), resumed.stdout + resumed.stderr

@@ -1,0 +1,255 @@
+"""A run that was stopped, killed or robbed of its last checkpoint goes on as if nothing had happened."""
+
+import csv
+import dataclasses
+import errno
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import jax
+import numpy as np
+import pytest
+
+from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, make_envs, train
+from jaxrl import session as session_module
+from jaxrl.checkpoint import load_arrays
+from jaxrl.cli import train_command
+from jaxrl.config import load_run
+from jaxrl.off_policy import train_ddpg
+from jaxrl.on_policy import train_ppo
+
+DDPG = RunConfig(
+    env="Pendulum-v1", agent=DDPGConfig(hidden_sizes=(16, 12)), total_steps=900, learning_starts=150, buffer_size=400,
+    batch_size=16, eval_every=300, eval_episodes=2, checkpoint_every=220, log_every=90,
+)  # fmt: skip
+PPO = RunConfig(
+    env="CartPole-v1", agent=PPOConfig(hidden_sizes=(8, 8), num_minibatches=2, num_epochs=2), total_steps=2000,
+    num_envs=4, num_steps=32, eval_every=500, eval_episodes=4, checkpoint_every=500, log_every=300,
+)  # fmt: skip
+RUNS = {
+    "ddpg": DDPG,
+    "ddpg, two Hoppers, two updates": dataclasses.replace(DDPG, env="Hopper-v5", num_envs=2, updates_per_step=2),
+    "ppo": PPO,
+    "ppo, normalised HalfCheetah": dataclasses.replace(
+        PPO, env="HalfCheetah-v5", num_envs=2, normalize_obs=True, normalize_reward=True
+    ),
+    "ppo, in processes": dataclasses.replace(PPO, env="Pendulum-v1", num_envs=2, env_backend="async", total_steps=800),
+}
+
+
+class PowerCut(Exception):
+    """Nothing of ours handles it, as nothing could handle the real one."""
+
+
+def digest(run):
+    """SHA-256 over all that a run's last checkpoint brings back, buffer, generators and environments included."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(run.run_dir, folder, dirs_exist_ok=True)
+        return _digest_of(dataclasses.replace(load_run(folder), total_steps=1))  # There already: it does not move.
+
+
+def _digest_of(run):
+    envs = make_envs(run.env, run.num_envs, run.seed, run.env_backend)
+    try:
+        loop = train_ddpg if isinstance(run.agent, DDPGConfig) else train_ppo
+        training, _ = loop(run, envs, None)
+        found = hashlib.sha256()
+        for leaf in jax.tree.leaves((training.state, training.normalizer, training.replay)):
+            if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)  # noqa: PLW2901
+            found.update(np.asarray(leaf).tobytes())
+        found.update(repr((training.rng.bit_generator.state, training.step, envs.state())).encode())
+    finally:
+        envs.close()
+    return found.hexdigest()
+
+
+def tables(folder):
+    """The CSV files, without the time that things took."""
+    found = {}
+    for name in ("episodes", "evaluations", "metrics"):
+        with (Path(folder) / f"{name}.csv").open() as file:
+            found[name] = [row[:-1] for row in csv.reader(file)]
+    return found
+
+
+def copied(run, folder):
+    shutil.copytree(run.run_dir, folder)
+    return dataclasses.replace(run, run_dir=str(folder))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_is_cut_off_ends_as_one_that_is_not(tmp_path, name):
+    whole, cut = (dataclasses.replace(RUNS[name], run_dir=str(tmp_path / which)) for which in ("whole", "cut"))
+    train(whole)
+
+    def fail(snapshot):
+        if snapshot.step >= 0.7 * cut.total_steps:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        train(cut, fail)
+    train(load_run(cut.run_dir))
+    assert tables(cut.run_dir) == tables(whole.run_dir)
+    assert digest(cut) == digest(whole)
+
+
+def test_a_run_that_is_asked_to_stop_ends_as_one_that_is_not(tmp_path):
+    """Stopped at a step where no checkpoint, evaluation or row of metrics was due."""
+    for run in (DDPG, PPO):
+        name = type(run.agent).__name__
+        whole, cut = (dataclasses.replace(run, run_dir=str(tmp_path / name / which)) for which in ("whole", "cut"))
+        train(whole)
+
+        def stop(snapshot, at=run.total_steps * 0.6):
+            if snapshot.step >= at:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            train(cut, stop)
+        train(load_run(cut.run_dir))
+        assert digest(cut) == digest(whole)
+        assert tables(cut.run_dir) == tables(whole.run_dir)
+
+
+def test_the_oracle_sees_a_difference(tmp_path):
+    """The negative control: with another seed, and without the state of the environments, the digests differ."""
+    first, other = (dataclasses.replace(PPO, run_dir=str(tmp_path / str(seed)), seed=seed) for seed in (0, 1))
+    train(first)
+    train(other)
+    assert digest(first) != digest(other)
+    cut = dataclasses.replace(PPO, run_dir=str(tmp_path / "cut"))
+
+    class Forgetful(session_module.Session):
+        def _restore(self, training):
+            return super()._restore(training)[0], None
+
+    with pytest.raises(PowerCut):
+        train(cut, lambda snapshot: (_ for _ in ()).throw(PowerCut) if snapshot.step > 1200 else None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxrl.on_policy.Session", Forgetful)
+        train(load_run(cut.run_dir))
+    assert digest(cut) != digest(first)
+
+
+def test_what_nobody_knows_the_state_of_begins_anew_and_says_so(tmp_path, capsys):
+    def wrapped(env):
+        return gym.wrappers.TimeLimit(type("Mine", (type(env.unwrapped),), {})(), 50)
+
+    run = dataclasses.replace(DDPG, run_dir=str(tmp_path / "run"), wrapper=(wrapped,), total_steps=300)
+    train(run)
+    train(dataclasses.replace(run, run_dir=None, resume=str(tmp_path / "run"), total_steps=400))
+    assert "episodes begin anew, the state of these environments is not known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("algo", ["ddpg", "ppo"])
+def test_a_damaged_checkpoint_is_found_out_and_the_one_before_taken(tmp_path, algo, capsys):
+    run = dataclasses.replace(DDPG if algo == "ddpg" else PPO, run_dir=str(tmp_path / "run"))
+    train(run)
+    expected, rng = digest(run), random.Random(0)
+    newest = (tmp_path / "run" / "checkpoints" / "latest.npz").read_bytes()
+    arrays, _ = load_arrays(tmp_path / "run" / "checkpoints" / "latest.npz")
+    for kind in ["flip", "truncate"] * 100:
+        damaged = bytearray(newest)
+        if kind == "flip":
+            bit = rng.randrange(len(damaged) * 8)
+            damaged[bit // 8] ^= 1 << bit % 8
+        else:
+            del damaged[rng.randrange(len(damaged)) :]
+        path = tmp_path / "damaged.npz"
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput, match="damaged"):
+            load_arrays(path)
+    assert arrays
+    [*_, newest_part] = sorted((tmp_path / "run" / "checkpoints").glob("*.npz" if algo == "ppo" else "replay-*"))
+    for path in {tmp_path / "run" / "checkpoints" / "latest.npz", newest_part}:
+        again = copied(run, tmp_path / f"again-{path.stem}")
+        (Path(again.run_dir) / "checkpoints" / path.name).write_bytes(damaged)
+        capsys.readouterr()
+        train(load_run(again.run_dir))
+        assert ("going back to the checkpoint before it" in capsys.readouterr().out) == (path.stem != "previous")
+        assert digest(again) == expected
+
+
+def test_where_nothing_is_whole_the_run_is_refused(tmp_path, capsys):
+    run = dataclasses.replace(PPO, run_dir=str(tmp_path / "run"))
+    train(run)
+    for name in ("latest", "previous"):
+        (tmp_path / "run" / "checkpoints" / f"{name}.npz").write_bytes(b"rubbish")
+    assert train_command(["--resume", run.run_dir]) == 2
+    assert "damaged" in capsys.readouterr().err
+    for name in ("latest", "previous"):
+        path = tmp_path / "run" / "checkpoints" / f"{name}.npz"
+        path.unlink()
+        path.symlink_to("/dev/zero")
+    assert train_command(["--resume", run.run_dir]) == 2
+    assert "is a link" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", [DDPG, PPO], ids=["ddpg", "ppo"])
+@pytest.mark.parametrize("moment", range(4))
+def test_a_full_disk_costs_one_line_and_no_checkpoint(tmp_path, monkeypatch, run, moment):
+    """The disk fills up at one of the moments of a save."""
+    run, calls = dataclasses.replace(run, run_dir=str(tmp_path / "run")), []
+    fsync = os.fsync
+
+    def full(file):
+        if (tmp_path / "run" / "checkpoints" / "latest.npz").is_file():
+            calls.append(file)
+            if len(calls) > moment:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises((session_module.NotSaved, OSError), match="No space left"):
+        train(run)
+    monkeypatch.undo()
+    whole = dataclasses.replace(run, run_dir=str(tmp_path / "whole"))
+    train(whole)
+    train(load_run(run.run_dir))
+    assert digest(run) == digest(whole)
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.name.endswith(".tmp") or path.name == "next.npz"]
+
+
+FLAGS = {
+    "ddpg": "--algo ddpg --env Pendulum-v1 --hidden-sizes 16 12 --total-steps 2000 --learning-starts 300 "
+    "--batch-size 16 --buffer-size 900 --eval-every 1000 --eval-episodes 2 --checkpoint-every 150 --log-every 90",
+    "ppo": "--algo ppo --env CartPole-v1 --hidden-sizes 8 8 --num-minibatches 2 --num-epochs 2 --num-steps 32 "
+    "--num-envs 4 --total-steps 20000 --eval-every 5000 --eval-episodes 4 --checkpoint-every 1000 --log-every 500",
+}
+
+
+@pytest.mark.parametrize("algo", FLAGS)
+def test_kill_9_at_any_moment(tmp_path, algo):
+    """A small sample of what experiments/soak.py does two hundred times."""
+    command = [sys.executable, "-m", "jaxrl.cli", "train", *FLAGS[algo].split(), "--run-dir"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    began = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "whole")], env=environment, check=True, stdout=subprocess.DEVNULL)
+    took = time.monotonic() - began
+    expected = digest(RunConfig(run_dir=str(tmp_path / "whole")))
+    rng = random.Random(0)
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([*command, str(folder)], env=environment, stdout=subprocess.DEVNULL)
+    for _ in range(2):
+        time.sleep(rng.uniform(0.3, 0.9) * took)
+        process.kill()
+        process.wait()
+        again = [sys.executable, "-m", "jaxrl.cli", "train", "--resume", str(folder)]
+        if not (folder / "checkpoints" / "latest.npz").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            again = [*command, str(folder)]
+        process = subprocess.Popen(again, env=environment, stdout=subprocess.DEVNULL)
+    assert process.wait() == 0
+    assert digest(RunConfig(run_dir=str(folder))) == expected
+    assert tables(folder) == tables(tmp_path / "whole")
+    assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp") or path.name == "next.npz"]
