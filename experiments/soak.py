@@ -1,0 +1,129 @@
+"""Kills training runs with SIGKILL at random moments, resumes them, and counts how many end with the very bits of the
+run that was never stopped.
+
+    python experiments/soak.py                      # 200 runs, about half an hour
+    python experiments/soak.py --runs 2 ddpg-Pendulum ppo-CartPole
+
+Each run is killed once, at a moment uniform over the time that the whole run took, start-up and compilation included;
+two in five of them instead inside a save, at one of its writes. Then it is resumed to its end (or begun again, where it
+had not come to its first checkpoint), and its last checkpoint compared: every array, every generator, the environments,
+the buffer's parts. What is left over in its folder counts too.
+"""
+
+import argparse
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from jaxrl.checkpoint import load_arrays
+
+TRAIN = [sys.executable, str(Path(__file__).parent / "train.py")]
+SMALL = "--eval-every 1000 --eval-episodes 2 --log-every 200 --seed 1"
+JOBS = {
+    "ddpg-Pendulum": f"--algo ddpg --env Pendulum-v1 --total-steps 3000 --learning-starts 500 --batch-size 64 "
+    f"--hidden-sizes 64 48 --buffer-size 5000 --checkpoint-every 250 {SMALL}",
+    # Its kills cross the first update and the buffer's wrap-around.
+    "ddpg-Hopper": f"--algo ddpg --env Hopper-v5 --total-steps 3000 --learning-starts 800 --batch-size 64 "
+    f"--hidden-sizes 64 48 --buffer-size 1700 --checkpoint-every 250 {SMALL}",
+    "ppo-CartPole": f"--algo ppo --env CartPole-v1 --total-steps 40000 --checkpoint-every 2000 {SMALL}",
+    "ppo-HalfCheetah": f"--algo ppo --env HalfCheetah-v5 --total-steps 16384 --num-envs 4 --num-steps 128 "
+    f"--checkpoint-every 2000 {SMALL}",
+}
+# Kills its own process at one of the calls that put a file in place, counted from the start of the process.
+SABOTAGE = """
+import os, pathlib, signal, sys
+left = int(sys.argv.pop(1))
+def counted(call):
+    def instead(*arguments, **options):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **options)
+    return instead
+os.fsync, pathlib.Path.replace = counted(os.fsync), counted(pathlib.Path.replace)
+from jaxrl.cli import train_command
+sys.exit(train_command())
+"""
+
+
+def digest(run_dir: Path) -> str:
+    """SHA-256 over all that the last checkpoint of a run holds, its buffer included, but for the time that it took."""
+    folder = run_dir / "checkpoints"
+    arrays, notes = load_arrays(folder / "latest.npz")
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        found.update(name.encode() + arrays[name].tobytes())
+    for first, last, _ in notes["segments"]:
+        rows, _ = load_arrays(folder / f"replay-{first:012d}-{last:012d}.npz")
+        for name in sorted(rows):
+            found.update(name.encode() + rows[name].tobytes())
+    evaluations = [each[:-1] for each in notes["evaluations"]]
+    kept = {name: note for name, note in notes.items() if name not in ("wall_time", "evaluations")}
+    found.update(repr((sorted(kept.items()), evaluations)).encode())
+    return found.hexdigest()
+
+
+def leftovers(run_dir: Path) -> list[str]:
+    """Files that no finished run leaves."""
+    return [path.name for path in run_dir.rglob("*") if path.name.endswith(".tmp") or path.name == "next.npz"]
+
+
+def killed(flags: list[str], folder: Path, rng: random.Random, took: float, in_a_save: bool) -> None:
+    """Runs until it is killed: after a time, or inside a save."""
+    if in_a_save:
+        command = [sys.executable, "-c", SABOTAGE, str(rng.randrange(1, 40))]
+        subprocess.run([*command, *flags, "--run-dir", str(folder)], stdout=subprocess.DEVNULL, check=False)
+        return
+    process = subprocess.Popen([*TRAIN, *flags, "--run-dir", str(folder)], stdout=subprocess.DEVNULL)
+    time.sleep(rng.uniform(0, took))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def soak(job: str, runs: int) -> int:
+    """How many of `runs` did not end as the run that was never stopped."""
+    flags, rng, failed = JOBS[job].split(), random.Random(job), 0
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch, "whole")
+        began = time.monotonic()
+        subprocess.run([*TRAIN, *flags, "--run-dir", str(whole)], check=True, stdout=subprocess.DEVNULL)
+        took, expected = time.monotonic() - began, digest(whole)
+        for index in range(runs):
+            folder = Path(scratch, str(index))
+            killed(flags, folder, rng, took, in_a_save=index % 5 in (1, 3))
+            again = ["--resume", str(folder)]
+            if not any((folder / "checkpoints" / f"{name}.npz").is_file() for name in ("latest", "previous")):
+                shutil.rmtree(folder, ignore_errors=True)
+                again = [*flags, "--run-dir", str(folder)]
+            end = subprocess.run([*TRAIN, *again], stdout=subprocess.DEVNULL, check=False)
+            good = end.returncode == 0 and digest(folder) == expected and not leftovers(folder)
+            failed += not good
+            if not good:
+                print(f"{job}, run {index}: exit code {end.returncode}, {leftovers(folder)}", flush=True)
+            shutil.rmtree(folder)
+    print(f"{job}: {runs - failed} of {runs} end as the run that was never stopped", flush=True)
+    return failed
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"some of {', '.join(JOBS)}; all by default")
+    parser.add_argument("--runs", type=int, default=50, help="runs of each job")
+    given = parser.parse_args()
+    if unknown := [job for job in given.jobs if job not in JOBS]:
+        parser.error(f"there is no job {unknown[0]}: there are {', '.join(JOBS)}")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(), "jaxrl-soak-cache")))
+    sys.exit(1 if sum(soak(job, given.runs) for job in given.jobs or JOBS) else 0)
+
+
+if __name__ == "__main__":
+    main()
