@@ -201,6 +201,11 @@ def check_settings(run: RunConfig) -> None:
         raise BadInput(
             "env is a vector environment, which cannot be evaluated in while it trains: give an eval_env too"
         )
+    has_processes = run.env_backend == "async" or isinstance(run.env, VectorEnv)
+    if run.env_timeout != RunConfig.env_timeout and not has_processes:
+        raise BadInput(
+            "env_timeout limits environments in processes of their own: use env_backend async, or leave it off"
+        )
     if run.render and not isinstance(run.env, str):
         raise BadInput("render opens a window on an environment made from an id: give env as an id, or leave it off")
     if run.stop_return is not None and not math.isfinite(run.stop_return):
@@ -294,7 +299,7 @@ def run_from_json(record: dict[str, Any]) -> RunConfig:
     """The inverse of `run_to_json`, for runs on environments with an id."""
     agent = dict(record["agent"], hidden_sizes=tuple(record["agent"]["hidden_sizes"]))
     rest = {name: value for name, value in record.items() if name not in ("algo", "agent")}
-    rest["wrapper"] = tuple(rest["wrapper"])
+    rest["wrapper"] = tuple(rest.get("wrapper", ()))
     run = RunConfig(agent=(DDPGConfig if record["algo"] == "ddpg" else PPOConfig)(**agent), **rest)
     if not isinstance(run.env, str):
         raise TypeError(f"env is {run.env!r}")

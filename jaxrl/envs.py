@@ -10,8 +10,10 @@ that MuJoCo could not compute with and replaced. It is found before the step bec
 """
 
 import functools
-import math
+import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -21,18 +23,19 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from jaxrl.env_state import env_state, set_env_state
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
-from jaxrl.flatten import flatten, layout
+from jaxrl.flatten import flatten, layout, width
 from jaxrl.guard import FAULT, Guard, guarded
 from jaxrl.pool import Pool
 from jaxrl.registry import find_callable, find_spec, is_native
 from jaxrl.transition import Transition
-from jaxrl.workers import Workers, ask, stop_workers
+from jaxrl.workers import Workers, ask, stop_workers, watched
 
 EnvLike = str | Callable[[], gym.Env] | VectorEnv
 WrapperLike = str | Callable[[gym.Env], gym.Env]
 BACKENDS = "gymnasium", "async", "envpool"
 LONGEST = 1e6  # Seconds; what waits for a pipe takes no more than a few weeks.
 OWN = "_ended", "_returns", "_lengths", "_num_faults"  # What the adapter itself remembers, by environment.
+SMALL = 1e37  # A sum of squares of float32 up to here says that each of them is finite.
 MOST_FAULTS = 100  # Of one environment between two episodes that it finishes; beyond, a reset is no remedy.
 
 
@@ -84,6 +87,8 @@ class Envs:
         self._vector_env = vector_env
         self._workers = base if isinstance(base, AsyncVectorEnv) else None
         self._mode, self._timeout, self._goes_on = mode, timeout, on_fault == "reset"
+        if self._workers is not None and not isinstance(self._workers, Workers):
+            watched(vector_env, self._workers, timeout)
         if isinstance(base, SyncVectorEnv):
             base.envs = [env if isinstance(env, Guard) else Guard(env, i) for i, env in enumerate(base.envs)]
         self.num_envs: int = vector_env.num_envs
@@ -115,6 +120,11 @@ class Envs:
         self._num_faults = np.zeros(self.num_envs, np.int64)  # Since the environment last finished an episode.
         obs, _ = self._ask("reset", seed=words if one_each else words[0])
         self.obs = flatten(self._layout, obs, self.num_envs)
+        if self.obs.shape[1] != width(self._layout):
+            raise EnvironmentLost(
+                f"{type(self._vector_env.unwrapped).__name__} gives observations of {self.obs.shape[1]} numbers, and "
+                f"its observation_space says {width(self._layout)}"
+            )
         if not _finite(self.obs):
             self._check_starts(0)
 
@@ -137,18 +147,16 @@ class Envs:
         """
         obs, action = self.obs, np.asarray(action)
         self.finished, self.faults = [], []
-        wrong: dict[int, str] = {}  # What is wrong with the step, by environment.
-        if not _finite(action):
-            wrong = _not_finite("was given an action that is not finite", action)
-            if wrong and not self._goes_on:
-                raise self._fault(wrong, self.num_envs)
-        raw_obs, reward, terminated, truncated, infos = self._ask("step", self._to_environment(action, wrong))
-        reward, terminated, truncated = np.asarray(reward), np.asarray(terminated, bool), np.asarray(truncated, bool)
+        wrong = {} if _finite(action) else self._bad_actions(action)  # What is wrong with the step, by environment.
+        raw_obs, reward, terminated, truncated, infos = self._ask("step", self._to_environment(action))
+        # Copies: an environment may write its next step over this one.
+        reward, terminated, truncated = np.array(reward), np.array(terminated, bool), np.array(truncated, bool)
+        infos = infos if isinstance(infos, Mapping) else {}
         next_obs = self.obs = flatten(self._layout, raw_obs, self.num_envs)
         valid = None
         if self._mode is AutoresetMode.NEXT_STEP:
             valid = ~self._ended
-            reward, terminated, truncated = reward * valid, terminated & valid, truncated & valid
+            reward, terminated, truncated = np.where(valid, reward, 0.0), terminated & valid, truncated & valid
         elif self._goes_on:
             valid = np.ones(self.num_envs, bool)
         ended = terminated | truncated
@@ -161,7 +169,7 @@ class Envs:
             wrong |= _not_finite("gave a reward that is not finite", reward)
         if not _finite(next_obs):
             wrong |= _not_finite("gave an observation that is not finite", next_obs)
-        if FAULT in infos or FAULT in infos.get("final_info", ()):
+        if FAULT in infos or FAULT in (infos.get("final_info") or ()):
             wrong |= _reported(infos)
         anew = ended.copy() if any_ended and self._mode is AutoresetMode.DISABLED else None
         if wrong and (rows := self._put_aside(wrong, valid, steps)) is not None:
@@ -230,32 +238,43 @@ class Envs:
         """Releases what the environments hold; no process of theirs is left."""
         if self._workers is not None:
             stop_workers(self._workers)
-        else:
+            return
+        try:
             self._vector_env.close()
+        except Exception as error:  # Of the user's: too late to matter, and not to be kept quiet about.
+            print(f"jaxrl: an environment raised {_one_line(error)} while it was closed", file=sys.stderr)
 
     def _ask(self, question: str, *arguments: Any, **options: Any) -> Any:
         """`step`, `reset` or `call` of the vector environment; whatever it raises becomes EnvironmentLost."""
         try:
-            if self._workers is not None and self._workers is self._vector_env:
-                return ask(self._workers, question, self._timeout, *arguments, **options)
+            if self._workers is not None:
+                return ask(self._vector_env, self._workers, question, self._timeout, *arguments, **options)
             return getattr(self._vector_env, question)(*arguments, **options)
         except EnvironmentLost:
             self._failed = True
             raise
         except Exception as error:
             self._failed = True
-            words = " ".join(f"{type(error).__name__}: {error}".split())
-            raise EnvironmentLost(f"{type(self._vector_env.unwrapped).__name__} raised {words}") from error
+            name = type(self._vector_env.unwrapped).__name__
+            raise EnvironmentLost(f"{name} raised {_one_line(error)}") from error
 
-    def _to_environment(self, action: np.ndarray, wrong: dict[int, str]) -> np.ndarray:
+    def _bad_actions(self, action: np.ndarray) -> dict[int, str]:
+        wrong = _not_finite("was given an action that is not finite", action)
+        if self._mode is AutoresetMode.NEXT_STEP:  # Where an episode is over, the action is ignored.
+            wrong = {index: what for index, what in wrong.items() if not self._ended[index]}
+        if wrong and not self._goes_on:
+            raise self._fault(wrong, self.num_envs)
+        return wrong
+
+    def _to_environment(self, action: np.ndarray) -> np.ndarray:
         """What the vector environment is given: the actions in their space's shape and within its bounds, and where
-        they are not finite anything, because nothing will come of that step."""
-        action = (np.nan_to_num(action) if wrong else action).reshape(self._action_shape)
+        they are not numbers anything, because nothing will come of that step."""
+        action = action.reshape(self._action_shape)
         if self._bounds is not None:
-            return np.minimum(np.maximum(action, self._bounds[0]), self._bounds[1])
+            return np.fmin(np.fmax(action, self._bounds[0]), self._bounds[1])
         return action.astype(self.action_space.dtype, copy=False)
 
-    def _with_final(self, infos: dict[str, Any], ended: np.ndarray) -> np.ndarray:
+    def _with_final(self, infos: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
         """The observations, but where an episode ended the last one of that episode."""
         final = infos.get("final_obs")
         if final is None:
@@ -373,11 +392,16 @@ def make_envs(
         if wrapper:
             raise BadInput("wrapper wraps single environments: the vector environment given comes with its own")
         return Envs(env, seed, on_fault, timeout)
+    if isinstance(wrapper, str):
+        wrapper = (wrapper,)
     try:
-        return Envs(_build(env, num_envs, backend, wrapper, on_fault, make_options), seed, on_fault, timeout)
-    except (gym.error.Error, ImportError) as error:
+        vector_env = _build(env, num_envs, backend, wrapper, on_fault, timeout, make_options)
+    except (BadInput, EnvironmentLost):
+        raise
+    except Exception as error:  # Whatever the constructors of environments and wrappers do.
         name = env if isinstance(env, str) else getattr(env, "__name__", "")
-        raise BadInput(f"environment {name} cannot be built: {_first_line(error)}") from error
+        raise BadInput(f"environment {name} cannot be built: {_one_line(error)}") from error
+    return Envs(vector_env, seed, on_fault, timeout)
 
 
 def _build(
@@ -386,8 +410,11 @@ def _build(
     backend: str,
     wrapper: Sequence[WrapperLike],
     on_fault: str,
+    timeout: float,
     make_options: dict[str, Any],
 ) -> VectorEnv:
+    if not isinstance(env, str) and not callable(env):
+        raise BadInput(f"env is {env!r}: it must be an id, a function that makes an environment, or a VectorEnv")
     if backend == "envpool":
         if not isinstance(env, str) or wrapper or make_options:
             raise BadInput("backend envpool has tasks of its own: it takes an id, and neither wrappers nor options")
@@ -403,7 +430,7 @@ def _build(
         make = functools.partial(_wrapped, find_callable(each, "wrapper") if isinstance(each, str) else each, make)
     makers = [functools.partial(guarded, make, index) for index in range(num_envs)]
     if backend == "async":
-        return Workers(makers, AutoresetMode.SAME_STEP)
+        return Workers(makers, AutoresetMode.SAME_STEP, timeout)
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
@@ -418,28 +445,38 @@ def steps_natively(
 def _wrapped(wrapper: Callable[[gym.Env], gym.Env], make: Callable[[], gym.Env]) -> gym.Env:
     env = wrapper(make())
     if not isinstance(env, gym.Env):
-        raise BadInput(f"wrapper {wrapper} gave a {type(env).__name__}: it must give an environment")
+        name = getattr(wrapper, "__qualname__", repr(wrapper))
+        raise BadInput(f"wrapper {name} gave {env!r}: it must give an environment")
     return env
 
 
 def _finite(field: np.ndarray) -> bool:
-    """Whether all is certainly finite, for the price of a sum of squares; large numbers call for a closer look too."""
-    return math.isfinite(np.vdot(field, field))
+    """Whether float32 can certainly hold all of it, for the price of a sum of squares; large numbers call for a closer
+    look, and so do those that are none."""
+    return bool(np.vdot(field, field) < SMALL)
 
 
 def _not_finite(what: str, field: np.ndarray) -> dict[int, str]:
     """The closer look: `what`, for each row that holds something which is not finite."""
-    return {int(index): what for index in np.flatnonzero(~np.isfinite(field).reshape(len(field), -1).all(1))}
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(field.astype(np.float32))
+    return {int(index): what for index in np.flatnonzero(~finite.reshape(len(field), -1).all(1))}
 
 
-def _reported(infos: dict[str, Any]) -> dict[int, str]:
+def _reported(infos: Mapping[str, Any]) -> dict[int, str]:
     """What guards said, by environment; SAME_STEP puts it into `final_info` where the episode ended with it."""
     found = {}
-    for info in (infos, infos.get("final_info", {})):
+    for info in (infos, infos.get("final_info")):
+        if not isinstance(info, Mapping):
+            continue
         for index in np.flatnonzero(info.get(f"_{FAULT}", ())):
             found[int(index)] = str(info[FAULT][index])
     return found
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+def _one_line(error: BaseException) -> str:
+    """What was raised, and where."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = str(error).strip()
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{' '.join(said.split())} ({Path(frame.filename).name}:{frame.lineno})"

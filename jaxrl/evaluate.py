@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from jaxrl.envs import EnvLike, Envs, make_envs, steps_natively
+from jaxrl.envs import EnvLike, Envs, Fault, make_envs, steps_natively
 
 MAX_ENVS_IN_TURN = 10  # More environments that step one after the other would only cost time to build.
 
@@ -43,6 +43,7 @@ def evaluate(
     num_episodes: int,
     seed: int | np.random.SeedSequence,
     interrupted: Callable[[], bool] = lambda: False,
+    faults: list[Fault] | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Runs `num_episodes` whole episodes from fresh seeds.
 
@@ -55,6 +56,7 @@ def evaluate(
       num_episodes: how many episodes count.
       seed: fixes every episode, given the number of environments.
       interrupted: asked at each step; True abandons the evaluation.
+      faults: takes the faults that broke episodes off; such an episode does not count, and another is run instead.
 
     Returns:
       Episode returns and lengths, `(num_episodes,)` each, environment by environment; None if it was abandoned.
@@ -66,10 +68,14 @@ def evaluate(
     while missing:
         if interrupted():
             return None
+        if faults is not None:
+            faults += envs.faults
         envs.step(policy(envs.obs))
         for index, episode_return, episode_length in envs.finished:
             if len(episodes[index]) < quota[index]:
                 episodes[index].append((episode_return, episode_length))
                 missing -= 1
+    if faults is not None:
+        faults += envs.faults
     returns, lengths = zip(*(episode for each in episodes for episode in each), strict=True)
     return np.array(returns), np.array(lengths)

@@ -48,6 +48,7 @@ class TrainFlags(RunConfig):
     def run(self) -> RunConfig:
         """The run that the flags stand for."""
         settings = {name: value for name, value in _fields(self).items() if name != "algo"}
+        settings["wrapper"] = () if self.wrapper == ("None",) else self.wrapper
         kind = DDPGConfig if isinstance(self.agent, DDPGConfig) else PPOConfig
         return RunConfig(**settings | {"agent": kind(**_fields(self.agent))})
 

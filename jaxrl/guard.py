@@ -44,7 +44,7 @@ class Guard(gym.Wrapper):
         """Resets, and finds the counters of the simulation, if there is one."""
         try:
             obs, info = self.env.reset(**options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _lost(self._index, error) from error
         mujoco, data = sys.modules.get("mujoco"), getattr(self._base, "data", None)
         if mujoco is not None and isinstance(data, mujoco.MjData):
@@ -65,7 +65,7 @@ class Guard(gym.Wrapper):
         """Steps, and looks at what came of it."""
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _lost(self._index, error) from error
         if terminated or truncated:
             obs = copy.deepcopy(obs)
@@ -79,17 +79,17 @@ class Guard(gym.Wrapper):
 
 def guarded(make: Callable[[], gym.Env], index: int) -> Guard:
     """The environment that `make` makes, under a guard."""
-    _hear_mujoco()
+    hear_mujoco()
     return Guard(make(), index)
 
 
-def _lost(index: int, error: Exception) -> EnvironmentLost:
+def _lost(index: int, error: BaseException) -> EnvironmentLost:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     words = " ".join(f"{type(error).__name__}: {error}".split())
     return EnvironmentLost(f"environment {index} raised {words} ({Path(frame.filename).name}:{frame.lineno})")
 
 
-def _hear_mujoco() -> None:
+def hear_mujoco() -> None:
     """Takes over MuJoCo's warnings from its default, which prints and writes a log file into the working directory.
     Whoever has set a function for them keeps it."""
     try:

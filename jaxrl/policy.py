@@ -54,7 +54,7 @@ class Policy:
         """Raises BadInput unless an environment with these spaces is one that this policy can act in."""
         found, wanted = layout(observation_space), self._layout
         takes, gives = _action_kind(action_space), self.notes["action"]
-        if wanted != found or takes != gives:
+        if describe(wanted) != describe(found) or takes != gives:  # The order of a Dict's parts counts too.
             raise BadInput(
                 f"the policy takes observations {describe(wanted)} and gives {gives} actions; the environment has "
                 f"{describe(found)} and takes {takes}"

@@ -7,7 +7,6 @@ on the step of its time limit as cut by the limit only. All of that is put right
 be seen of MuJoCo's warning counters.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from jaxrl.errors import BadInput
+from jaxrl.guard import hear_mujoco
+from jaxrl.workers import quiet
 
 
 def _cartpole(obs: np.ndarray) -> np.ndarray:
@@ -80,6 +81,7 @@ class Pool(VectorEnv):
             import envpool  # noqa: F401
         except ImportError as error:
             raise BadInput("env_backend envpool needs EnvPool: pip install 'jaxrl-kernels[envpool]'") from error
+        hear_mujoco()
         one = gym.make(env_id)
         self.single_observation_space, self.single_action_space = one.observation_space, one.action_space
         one.close()
@@ -120,6 +122,7 @@ class Pool(VectorEnv):
     def _make(self, seeds: list[int]) -> Any:
         import envpool
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of bounds that float32 rounds; the spaces used are Gymnasium's.
-            return envpool.make(self._id, env_type="gymnasium", num_envs=self.num_envs, seed=seeds)
+        with quiet():  # Of bounds that float32 rounds; the spaces used are Gymnasium's.
+            pool = envpool.make(self._id, env_type="gymnasium", num_envs=self.num_envs, seed=seeds)
+            _ = pool.observation_space, pool.action_space  # It makes them when they are first asked for.
+            return pool

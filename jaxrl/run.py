@@ -48,7 +48,8 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
       BadInput: the settings cannot work; nothing has been written then. Or a step of which nothing can be learned,
         with a checkpoint saved (unless `on_fault` is "reset").
       EnvironmentLost: an environment raised, died, or gave no answer in time; a checkpoint is saved.
-      KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM (exit code 143), once a checkpoint is saved.
+      KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
+        saved.
     """
     check_settings(run)
     how: dict[str, Any] = {"wrapper": run.wrapper, "on_fault": run.on_fault, "timeout": run.env_timeout}
@@ -59,6 +60,6 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
         envs.close()
     if session.stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
-    if session.stopped_by is signal.SIGTERM:
-        raise SystemExit(128 + signal.SIGTERM)
+    if session.stopped_by is not None:
+        raise SystemExit(128 + session.stopped_by)
     return Result(training.state, training.normalizer, session.evaluations, training.step, session.run_dir)

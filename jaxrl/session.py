@@ -20,7 +20,7 @@ from gymnasium import spaces
 
 from jaxrl.checkpoint import DamagedFile, clean_up, load_arrays, load_tree, save_tree, write_atomically
 from jaxrl.config import RunConfig, check_resumable, claim_run_dir, run_to_json
-from jaxrl.envs import Envs, make_envs
+from jaxrl.envs import Envs, Fault, make_envs
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, NotSaved
 from jaxrl.evaluate import Evaluation, evaluate, make_eval_envs
 from jaxrl.flatten import describe, layout, width
@@ -33,6 +33,7 @@ from jaxrl.runlog import RunLog
 
 # What each purpose's random stream is called among a seed's children. Numbers are never reused or changed.
 NETWORK, ENVIRONMENTS, EXPLORATION, EVALUATION, SHOW, SAMPLING = range(6)
+STOPS = signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ())
 PACKAGES = "jaxrl-kernels", "jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco", "numpy"
 
 
@@ -95,8 +96,8 @@ Callback = Callable[[Snapshot], Any]
 class Session:
     """One run's surroundings, from its folder to its last checkpoint. Use it as a context manager.
 
-    While it is open in the main thread, Ctrl-C and SIGTERM ask the loop to stop at its next call of `goes_on`, which
-    then saves a checkpoint; a second Ctrl-C interrupts at once.
+    While it is open in the main thread, the signals in `STOPS` ask the loop to stop at its next call of `goes_on`,
+    which then saves a checkpoint; a second Ctrl-C interrupts at once.
 
     Args:
       run: the run's settings.
@@ -121,22 +122,24 @@ class Session:
         eval_env = run.env if run.eval_env is None else run.eval_env
         self._eval_envs = make_eval_envs(eval_env, run.eval_episodes, run.wrapper, run.on_fault)
         seen, done = self._eval_envs.observation_space, self._eval_envs.action_space
-        if layout(seen) != layout(observation_space) or done != action_space:
+        if describe(layout(seen)) != describe(layout(observation_space)) or done != action_space:
             raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
         self._pending: list[Any] = []
         self._training: Training | None = None
         self._segments: list[Segment] = []  # Of the replay buffer, on disk.
         self._notices: list[str] = []
+        self._evaluating = False
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
         self._evaluated = self._saved = self._logged = -1
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {kind: signal.signal(kind, self._stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+            heard = [kind for kind in STOPS if signal.getsignal(kind) is not signal.SIG_IGN]  # nohup ignores SIGHUP.
+            self._handlers = {kind: signal.signal(kind, self._stop) for kind in heard}
         return self
 
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> bool:
         training, failed = self._training, isinstance(error, EnvironmentFault | EnvironmentLost)
         try:
             if failed and training is not None:  # What was learned is kept.
@@ -147,6 +150,11 @@ class Session:
             self._eval_envs.close()
             if hasattr(self, "_log"):
                 self._log.close()
+        if isinstance(error, EnvironmentLost) and self.stopped_by is not None:
+            return True  # What stops the run may reach its processes too, and before it.
+        if self._evaluating and failed and training is not None:
+            text = f"in the evaluation at step {training.step:,}, {error}; the run up to it is saved in {self.run_dir}"
+            raise (BadInput if isinstance(error, EnvironmentFault) else EnvironmentLost)(text) from error
         if isinstance(error, EnvironmentFault):
             step = error.steps + (0 if training is None else training.step)
             raise BadInput(
@@ -158,6 +166,7 @@ class Session:
                 f"{self.run.env_name}: {error}, after step {training.step:,}; the run up to it is saved in "
                 f"{self.run_dir}"
             ) from error
+        return False
 
     def begin(self, training: Training) -> None:
         """Makes the run's folder, starts the logs and resets the environments; where the run resumes, or starts from
@@ -180,6 +189,7 @@ class Session:
         self._log = RunLog(self.run_dir, self._metric_names, run.total_steps, training.step, wall_time)
         self._training = training
         training.envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
+        self.episodes(training.step, training.envs)
         if env_state is not None:
             try:
                 training.envs.set_state(env_state)
@@ -265,7 +275,14 @@ class Session:
         """Evaluates, keeps the best policy, and says whether the run has reached what it was to reach."""
         seed = stream(self.run.seed, EVALUATION, training.step)
         policy = _noise_free(training)
-        episodes = evaluate(policy, self._eval_envs, self.run.eval_episodes, seed, lambda: self.stopped_by is not None)
+        faults: list[Fault] = []
+        self._evaluating = True
+        episodes = evaluate(
+            policy, self._eval_envs, self.run.eval_episodes, seed, lambda: self.stopped_by is not None, faults
+        )
+        self._evaluating = False
+        if faults:
+            self._log.faults(training.step, [each._replace(what=f"{each.what}, in evaluation") for each in faults])
         if episodes is None:
             return False
         returns, _ = episodes

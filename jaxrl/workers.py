@@ -5,57 +5,123 @@ an answer may take, and stopped so that none is left. They are Gymnasium's Async
 import contextlib
 import functools
 import multiprocessing
+import os
+import queue
 import signal
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from jaxrl.errors import EnvironmentLost
 
 NOTHING = 50  # Gymnasium's level of logging above that of errors.
+HINT = "a script that starts environments in processes must guard its own start: if __name__ == '__main__':"
+START_SECONDS = 60.0  # That a process gets at least, to import what it needs.
 PATIENCE = 5.0  # Seconds that workers get to close their environments before they are killed.
 
 
 class Workers(AsyncVectorEnv):
-    """An AsyncVectorEnv that leaves no process behind when it cannot be built."""
+    """An AsyncVectorEnv of spawned processes, that leaves none behind when it cannot be built."""
 
-    def __init__(self, makers: Sequence[Callable[[], gym.Env]], mode: AutoresetMode) -> None:
-        # A spawned process copies nothing of this one, whose JAX threads a fork would leave in the middle of things.
-        with _interrupts_held_back(), _quiet():
+    def __init__(self, makers: Sequence[Callable[[], gym.Env]], mode: AutoresetMode, timeout: float) -> None:
+        self._blocked: set[Any] | None = None
+        self._start_limit, self._late = max(timeout, START_SECONDS), False
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            notes = [Path(folder, str(index)) for index in range(len(makers))]
+            makers = [functools.partial(_in_worker, make, note) for make, note in zip(makers, notes, strict=True)]
             try:
-                makers = [functools.partial(_deaf_to_interrupts, make) for make in makers]
+                self._hold_interrupts_back()
+                # A spawned process copies nothing of this one, whose JAX threads a fork would leave in mid-work.
                 super().__init__(makers, context="spawn", autoreset_mode=mode)
-            except EnvironmentLost:
-                raise
             except (EOFError, OSError) as error:
-                hint = "a script that starts environments in processes must guard its own start: "
-                stop_workers(self)
-                raise EnvironmentLost(
-                    f"{_who_died(self)} while it was started; {hint}if __name__ == '__main__':"
-                ) from error
-            except BaseException:
-                stop_workers(self)
-                raise
+                said = [note.read_text() for note in notes if note.is_file()]
+                if self._late:
+                    said = [f"an environment's process was not ready after {self._start_limit:g} s"]
+                who = said[0] if said else f"{_who_died(self)} while it was started; {HINT}"
+                raise EnvironmentLost(who) from error
+            finally:
+                self._let_interrupts_through()
+                if not hasattr(self, "_checked"):
+                    stop_workers(self, patience=0)
+
+    def _check_spaces(self) -> None:
+        """The constructor's last act, and its first that waits for the processes."""
+        self._let_interrupts_through()
+        watch = threading.Timer(self._start_limit, self._give_up)
+        watch.start()
+        try:
+            super()._check_spaces()
+        finally:
+            watch.cancel()
+        self._checked = True
+
+    def _give_up(self) -> None:
+        self._late = True
+        for process in self.processes:
+            process.kill()
+
+    def _hold_interrupts_back(self) -> None:
+        """A process inherits which signals are blocked: so a worker does not hear Ctrl-C while it still imports."""
+        if hasattr(signal, "pthread_sigmask"):
+            resource_tracker.ensure_running()  # It unblocks the signal after it has started itself.
+            self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def _let_interrupts_through(self) -> None:
+        if self._blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._blocked)
+            self._blocked = None
 
 
-def ask(workers: AsyncVectorEnv, question: str, timeout: float, *arguments: Any, **options: Any) -> Any:
-    """`workers.step(...)` or `workers.reset(...)`, whichever `question` says.
+class _Impatient:
+    """The queue of a worker's exceptions, on which Gymnasium waits for ever: one that cannot be pickled never comes."""
+
+    def __init__(self, exceptions: Any, timeout: float) -> None:
+        self._exceptions, self._timeout = exceptions, timeout
+
+    def get(self) -> Any:
+        return self._exceptions.get(timeout=self._timeout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._exceptions, name)
+
+
+def watched(vector_env: VectorEnv, workers: AsyncVectorEnv, timeout: float) -> None:
+    """Sets limits to what the workers of a vector environment that somebody else has built are waited for."""
+    instead: Any = workers
+    instead.error_queue = _Impatient(workers.error_queue, timeout)
+    if workers is not vector_env:  # Whatever is around it calls these.
+        instead.step_wait = functools.partial(workers.step_wait, timeout=timeout)
+        instead.reset_wait = functools.partial(workers.reset_wait, timeout=timeout)
+
+
+def ask(
+    vector_env: VectorEnv, workers: AsyncVectorEnv, question: str, timeout: float, *arguments: Any, **options: Any
+) -> Any:
+    """`vector_env.step(...)`, `.reset(...)` or `.call(...)`, whichever `question` says; `workers` are what is inside.
 
     Raises:
       EnvironmentLost: a worker died, raised, or gave no answer within `timeout` seconds; none is left alive.
     """
     try:
-        with _quiet():
+        with quiet():
+            if vector_env is not workers:
+                return getattr(vector_env, question)(*arguments, **options)
             getattr(workers, f"{question}_async")(*arguments, **options)
             _await_answers(workers, timeout)
             return getattr(workers, f"{question}_wait")()
     except EnvironmentLost:
         stop_workers(workers, patience=0)
         raise
+    except multiprocessing.TimeoutError as error:
+        stop_workers(workers, patience=0)
+        raise EnvironmentLost(f"an environment gave no answer within {timeout:g} s (env_timeout)") from error
     except (EOFError, OSError) as error:  # Nobody at the other end of a pipe.
         who = _who_died(workers)
         stop_workers(workers, patience=0)
@@ -64,9 +130,10 @@ def ask(workers: AsyncVectorEnv, question: str, timeout: float, *arguments: Any,
         # Of the workers that failed Gymnasium has closed the pipes.
         index = next((index for index, pipe in enumerate(workers.parent_pipes) if pipe is None), None)
         stop_workers(workers, patience=0)
-        who = "the vector environment" if index is None else f"environment {index}"
+        who = "an environment" if index is None else f"environment {index}"
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        raise EnvironmentLost(f"{who} raised {words}") from error
+        raised = "what cannot be sent here" if isinstance(error, queue.Empty) else words
+        raise EnvironmentLost(f"{who} raised {raised}") from error
 
 
 def stop_workers(workers: AsyncVectorEnv, patience: float = PATIENCE) -> None:
@@ -109,30 +176,36 @@ def _who_died(workers: AsyncVectorEnv) -> str:
     return "an environment's process hung up"
 
 
-def _deaf_to_interrupts(make: Callable[[], gym.Env]) -> gym.Env:
-    """Ctrl-C reaches every process of a terminal. It is the run's to answer, which still needs its environments."""
-    if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return make()
+def _in_worker(make: Callable[[], gym.Env], note: Path) -> gym.Env:
+    """Makes an environment where it is to live.
 
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """A process inherits which signals are blocked: so a worker does not hear Ctrl-C while it is still importing."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # It unblocks the signal after it has started itself.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    Ctrl-C reaches every process of a terminal. It is the run's to answer, which still needs its environments. When the
+    run's process is gone, however it went, this one goes too, whatever it is at. What the constructor raises is noted
+    down for whoever waits, since Gymnasium does not pass it on.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:  # Gymnasium makes one at home first, to see its spaces.
+        return make()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return make()
+    except BaseException as error:
+        note.write_text(
+            str(error) if isinstance(error, EnvironmentLost) else f"an environment's process raised {error!r}"
+        )
+        os._exit(1)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Gymnasium prints the traceback of a worker that raises; our one line says what it was."""
+def quiet() -> Iterator[None]:
+    """Gymnasium prints the traceback of a worker that raises, and EnvPool's spaces make it warn; neither says anything
+    that our one line does not."""
     before = gym.logger.min_level
     gym.logger.min_level = NOTHING
     try:

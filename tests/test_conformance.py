@@ -29,7 +29,7 @@ ACTION = np.zeros((2, 1), np.float32)
 
 def asynchronous(mode):
     if mode is AutoresetMode.SAME_STEP:  # Gymnasium's workers reset before they send: only ours, guarded, copy first.
-        return Workers([functools.partial(guarded, make, i) for i, make in enumerate(MAKERS)], mode)
+        return Workers([functools.partial(guarded, make, i) for i, make in enumerate(MAKERS)], mode, 60.0)
     return AsyncVectorEnv(MAKERS, context="spawn", autoreset_mode=mode)
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import DictInfoToList
 from scripted import EPISODES, Scripted, ScriptedVector
 
-from jaxrl import BadInput, DDPGConfig, EnvironmentFault, PPOConfig, RunConfig, make_envs, train
+from jaxrl import BadInput, DDPGConfig, EnvironmentFault, EnvironmentLost, PPOConfig, RunConfig, make_envs, train
 from jaxrl.checkpoint import load_arrays
 from jaxrl.envs import MOST_FAULTS
 from jaxrl.normalize import normalizer_init
@@ -291,3 +292,115 @@ def test_an_advantage_does_not_run_on_across_a_fault():
     np.testing.assert_array_equal(rollout.valid[:, 0], [False, True, True, True])
     np.testing.assert_array_equal(training.normalizer.discounted, [0, 7])
     assert not rollout.truncated.any()
+
+
+# --- what hides a fault -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_fault", ["stop", "reset"])
+def test_a_reward_that_float32_cannot_hold_is_a_fault(on_fault):
+    envs = make_envs(injected({3: ("reward", 1e39)}), 1, 0, on_fault=on_fault)
+    action = np.zeros((1, 1), np.float32)
+    with np.errstate(all="raise"):
+        envs.step(action)
+        envs.step(action)
+        if on_fault == "stop":
+            with pytest.raises(EnvironmentFault, match="reward"):
+                envs.step(action)
+        else:
+            assert not envs.step(action).valid[0]
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED], ids=lambda mode: mode.name)
+def test_flags_and_rewards_are_copies(mode):
+    """An environment may keep one array for its flags, and clear it when it resets."""
+
+    class Reusing(ScriptedVector):
+        def step(self, actions):
+            obs, *rest, infos = super().step(actions)
+            self._kept = getattr(self, "_kept", rest)
+            for kept, new in zip(self._kept, rest, strict=True):
+                kept[:] = new
+            return obs, *self._kept, infos
+
+        def reset(self, *, seed=None, options=None):
+            for kept in getattr(self, "_kept", ()):
+                kept[:] = 0
+            return super().reset(seed=seed, options=options)
+
+    makers = [lambda: Scripted(EPISODES)] * 2
+    pair = [make_envs(kind(makers, mode), 2, 0) for kind in (Reusing, ScriptedVector)]
+    seen = [[envs.step(np.zeros((2, 1), np.float32)) for _ in range(20)] for envs in pair]
+    for ours, theirs in zip(*seen, strict=True):
+        for a, b in zip(ours[:6], theirs[:6], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_what_stands_in_an_ignored_row_does_no_harm():
+    class Careless(ScriptedVector):
+        def step(self, actions):
+            over = self._over.copy()
+            obs, reward, *rest = super().step(actions)
+            return obs, np.where(over, np.nan, reward), *rest
+
+    envs = make_envs(Careless([lambda: Scripted(EPISODES)] * 2, AutoresetMode.NEXT_STEP), 2, 0)
+    returns = []
+    for _ in range(20):
+        action = np.where(envs._ended[:, None], np.nan, 0).astype(np.float32)
+        row = envs.step(action)
+        assert np.isfinite(row.reward).all()
+        returns += [episode.episode_return for episode in envs.finished]
+    assert len(returns) > 4
+    assert np.isfinite(returns).all()
+
+
+def test_infos_of_any_kind():
+    envs = make_envs(DictInfoToList(SyncVectorEnv(MAKERS)), 2, 0)
+    envs.step(np.zeros((2, 1), np.float32))
+
+    class Odd(ScriptedVector):
+        def step(self, actions):
+            *rest, infos = super().step(actions)
+            return *rest, {**infos, "final_info": None}
+
+    envs = make_envs(Odd([lambda: Scripted(EPISODES)] * 2, AutoresetMode.SAME_STEP), 2, 0)
+    for _ in range(10):
+        envs.step(np.zeros((2, 1), np.float32))
+
+    class Silent(Odd):
+        def step(self, actions):
+            *rest, _ = super().step(actions)
+            return *rest, {}
+
+    envs = make_envs(Silent([lambda: Scripted(EPISODES)] * 2, AutoresetMode.SAME_STEP), 2, 0)
+    with pytest.raises(EnvironmentLost, match="without infos"):
+        for _ in range(10):
+            envs.step(np.zeros((2, 1), np.float32))
+
+
+def test_a_fault_in_an_evaluation_is_told_as_one(tmp_path, capsys):
+    run = dataclasses.replace(PPO, env=injected({}), eval_env=injected({5: ("obs", np.nan)}))
+    with pytest.raises(BadInput, match="in the evaluation at step 0, environment 0 gave an observation"):
+        train(dataclasses.replace(run, run_dir=str(tmp_path / "stop")))
+    result = train(dataclasses.replace(run, run_dir=str(tmp_path / "reset"), on_fault="reset"))
+    assert result.step >= run.total_steps
+    assert [row["fault"] for row in rows(tmp_path / "reset" / "faults.csv")] == [
+        "gave an observation that is not finite, in evaluation"
+    ]
+    assert "in evaluation; it was reset" in capsys.readouterr().out
+
+
+def test_a_fault_of_the_first_reset_is_counted(tmp_path):
+    class BadStart(Injected):
+        starts = 0
+
+        def reset(self, *, seed=None, options=None):
+            BadStart.starts += 1
+            obs, info = super().reset(seed=seed)
+            return obs * (
+                np.nan if BadStart.starts == 3 else 1
+            ), info  # Of the run's own reset, after that of making it.
+
+    run = dataclasses.replace(PPO, env=lambda: BadStart({}), on_fault="reset", run_dir=str(tmp_path / "run"))
+    train(run)
+    assert [row["step"] for row in rows(tmp_path / "run" / "faults.csv")] == ["0"]

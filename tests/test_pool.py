@@ -160,3 +160,14 @@ def test_what_it_does_not_have_is_refused():
             make_envs(env, 2, 0, "envpool")
     with pytest.raises(BadInput, match="wrappers"):
         make_envs("CartPole-v1", 2, 0, "envpool", wrapper=("gymnasium.wrappers:ClipReward",))
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "HalfCheetah-v5"])
+def test_it_leaves_neither_words_nor_files(env_id, tmp_path, monkeypatch, capfd, recwarn):
+    monkeypatch.chdir(tmp_path)
+    envs = make_envs(env_id, 2, 0, "envpool")
+    envs.step(np.zeros((2, *envs.action_space.shape), envs.action_space.dtype))
+    envs.close()
+    assert not list(tmp_path.iterdir())
+    assert "".join(capfd.readouterr()) == ""
+    assert not [warning for warning in recwarn if "precision" in str(warning.message)]

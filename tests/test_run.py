@@ -291,7 +291,7 @@ def test_settings_survive_json():
             assert run_from_json(json.loads(json.dumps(run_to_json(run)))) == run
 
 
-@pytest.mark.parametrize("kind, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("kind, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_exits_as_documented(tmp_path, kind, code):
     folder = tmp_path / "run"
     command = [sys.executable, "experiments/train.py", "--env", "Pendulum-v1", "--total-steps", "10000000"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import OrderedDict
 
 import gymnasium as gym
 import jax
@@ -190,6 +191,19 @@ def test_ppo_learns_where_the_bounds_are_far_from_one(tmp_path):
     assert action[0, 0] == pytest.approx(800, abs=100)
 
 
+def test_the_parts_of_a_dict_in_another_order_are_another_space(tmp_path):
+    """Flattened they would be the same numbers in other places."""
+    parts = {"pos": spaces.Box(-1, 1, (2,)), "vel": spaces.Box(-1, 1, (2,))}
+    ours, theirs = (
+        spaces.Dict(OrderedDict((key, parts[key]) for key in keys)) for keys in (("pos", "vel"), ("vel", "pos"))
+    )
+    state = ppo_init(jax.random.key(0), PPOConfig(hidden_sizes=(4, 4)), ours, ACTIONS["discrete"])
+    save_policy(tmp_path, state.actor, normalizer_init(4, 1, False, False), "Any-v0", ours, ACTIONS["discrete"], {})
+    load_policy(tmp_path).check_spaces(ours, ACTIONS["discrete"])
+    with pytest.raises(BadInput, match="the environment has vel"):
+        load_policy(tmp_path).check_spaces(theirs, ACTIONS["discrete"])
+
+
 REFUSED = [
     (spaces.Discrete(4), spaces.Discrete(2), "observation space Discrete .*FlattenObservation"),
     (spaces.Tuple([spaces.Box(0, 1, (2,))]), spaces.Discrete(2), "observation space Tuple"),
@@ -303,7 +317,8 @@ def test_wrappers_from_the_command_line_to_the_evaluation(module, capsys):
         ("nowhere:at_all", "ModuleNotFoundError"),
         ("mine:MODULE", "mine has no MODULE"),
         ("mine:__name__", "is no callable but a str"),
-        ("mine:nothing", "gave a int"),
+        ("mine:nothing", "wrapper nothing gave 3: it must give an environment"),
+        ("gymnasium.wrappers:TimeLimit", "TypeError"),
     ],
 )
 def test_a_wrapper_that_is_none_costs_one_line(module, wrapper, words, capsys):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from jaxrl import BadInput, EnvironmentLost, make_envs
 
@@ -88,17 +89,82 @@ def test_an_exception_in_this_process_says_where():
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-def test_what_cannot_be_started_leaves_nothing():
-    def half_made():
-        if multiprocessing.parent_process() is not None:
-            os._exit(4)
-        return Failing("raise")
+@pytest.mark.parametrize("how, words", [("hang", "gave no answer within 1 s"), ("raise", "raised ZeroDivisionError")])
+def test_what_a_user_brings_inside_a_wrapper_is_watched_too(how, words):
+    inside = AsyncVectorEnv([functools.partial(Failing, how)] * 2, context="spawn")
+    envs = make_envs(RecordEpisodeStatistics(inside), 2, 0, timeout=1)
+    with pytest.raises(EnvironmentLost, match=words):
+        fail(envs)
+    assert no_child_left()
 
-    with pytest.raises(EnvironmentLost, match=r"process ended with exit code 4 while it was started.*__main__"):
-        make_envs(half_made, 2, 0, "async")
+
+class Untellable(Failing):
+    def step(self, action):
+        error = ValueError("secret")
+        error.why = lambda: None
+        raise error
+
+
+def test_an_exception_that_cannot_be_sent_does_not_hang():
+    envs = make_envs(AsyncVectorEnv([functools.partial(Untellable, "")] * 2, context="spawn"), 2, 0, timeout=1)
+    with pytest.raises(EnvironmentLost, match="raised what cannot be sent here"):
+        envs.step(np.zeros(2, np.int64))
+    assert no_child_left()
+
+
+def only_at_home(deed):
+    if multiprocessing.parent_process() is not None:
+        if deed == "exit":
+            os._exit(4)
+        if deed == "hang":
+            time.sleep(3600)
+        raise KeyError("no such file")
+    return Failing("raise")
+
+
+@pytest.mark.parametrize(
+    "deed, words",
+    [
+        ("exit", r"process ended with exit code 4 while it was started.*__main__"),
+        ("hang", "process was not ready after 3 s"),
+        ("raise", r"an environment's process raised KeyError\('no such file'\)"),
+    ],
+)
+def test_what_cannot_be_started_leaves_nothing(deed, words, monkeypatch, capfd):
+    monkeypatch.setattr("jaxrl.workers.START_SECONDS", 3.0)
+    with pytest.raises(EnvironmentLost, match=words):
+        make_envs(functools.partial(only_at_home, deed), 2, 0, "async", timeout=1)
+    assert no_child_left()
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_an_id_that_is_none_starts_nothing():
     with pytest.raises(BadInput, match="there is no environment"):
         make_envs("CartPol-v1", 2, 0, "async")
     assert no_child_left()
+
+
+def test_workers_end_with_the_process_that_they_work_for(tmp_path):
+    """Killed outright, it can tell them nothing; even those that hang must notice."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import functools, os, signal, sys, numpy as np\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_workers import Failing, make_envs, fail\n"
+        "if __name__ == '__main__':\n"
+        "    envs = make_envs(functools.partial(Failing, 'hang'), 2, 0, 'async')\n"
+        "    print(*[process.pid for process in envs._workers.processes], flush=True)\n"
+        "    envs._vector_env.step_async(np.ones(2, np.int64))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    pids = list(map(int, run.stdout.split()))
+    assert len(pids) == 2
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "a worker stays"
+        time.sleep(0.05)
 
 
 def test_workers_do_not_hear_ctrl_c():
