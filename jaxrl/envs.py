@@ -401,7 +401,12 @@ def make_envs(
     except Exception as error:  # Whatever the constructors of environments and wrappers do.
         name = env if isinstance(env, str) else getattr(env, "__name__", "")
         raise BadInput(f"environment {name} cannot be built: {_one_line(error)}") from error
-    return Envs(vector_env, seed, on_fault, timeout)
+    try:
+        return Envs(vector_env, seed, on_fault, timeout)
+    except BaseException:  # Spaces that are not supported, say: its processes must not stay.
+        if isinstance(vector_env, Workers):
+            stop_workers(vector_env)
+        raise
 
 
 def _build(

@@ -167,6 +167,19 @@ def test_workers_end_with_the_process_that_they_work_for(tmp_path):
         time.sleep(0.05)
 
 
+class Numbered(Failing):
+    observation_space = spaces.Discrete(3)
+
+
+def test_what_is_refused_once_it_runs_leaves_nothing():
+    with pytest.raises(BadInput, match="observation space Discrete"):
+        make_envs(functools.partial(Numbered, "raise"), 2, 0, "async")
+    assert no_child_left()
+    with pytest.raises(BadInput, match="on_fault"):
+        make_envs(functools.partial(Failing, "raise"), 2, 0, "async", on_fault="skip")
+    assert no_child_left()
+
+
 def test_workers_do_not_hear_ctrl_c():
     envs = make_envs(functools.partial(Failing, "raise"), 2, 0, "async")
     for child in multiprocessing.active_children():
