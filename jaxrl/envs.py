@@ -374,26 +374,11 @@ def make_envs(
       BadInput: no such environment (with the nearest names), or one that cannot be built.
       EnvironmentLost: a process died while it was started.
     """
-    if backend not in BACKENDS:
-        raise BadInput(f"backend {backend!r} is not known: it must be one of {', '.join(BACKENDS)}")
-    if num_envs < 1:
-        raise BadInput(f"num_envs is {num_envs}: it must be at least 1")
-    if not 0 < timeout <= LONGEST:
-        raise BadInput(f"env_timeout is {timeout}: it must be a positive number of seconds")
-    if make_options and not isinstance(env, str):
-        raise BadInput(f"{', '.join(make_options)} can be set for an environment made from an id only")
-    if backend != "gymnasium" and isinstance(env, VectorEnv):
-        raise BadInput(
-            f"env is a vector environment, which steps as it does: backend {backend} is for ids and factories"
-        )
-    if isinstance(env, VectorEnv):
-        if env.num_envs != num_envs:
-            raise BadInput(f"num_envs is {num_envs}, but the vector environment given has {env.num_envs}")
-        if wrapper:
-            raise BadInput("wrapper wraps single environments: the vector environment given comes with its own")
-        return Envs(env, seed, on_fault, timeout)
     if isinstance(wrapper, str):
         wrapper = (wrapper,)
+    _check_arguments(env, num_envs, backend, wrapper, timeout, make_options)
+    if isinstance(env, VectorEnv):
+        return Envs(env, seed, on_fault, timeout)
     try:
         vector_env = _build(env, num_envs, backend, wrapper, on_fault, timeout, make_options)
     except (BadInput, EnvironmentLost):
@@ -407,6 +392,32 @@ def make_envs(
         if isinstance(vector_env, Workers):
             stop_workers(vector_env)
         raise
+
+
+def _check_arguments(
+    env: EnvLike,
+    num_envs: int,
+    backend: str,
+    wrapper: Sequence[WrapperLike],
+    timeout: float,
+    make_options: Mapping[str, Any],
+) -> None:
+    if backend not in BACKENDS:
+        raise BadInput(f"backend {backend!r} is not known: it must be one of {', '.join(BACKENDS)}")
+    if num_envs < 1:
+        raise BadInput(f"num_envs is {num_envs}: it must be at least 1")
+    if not 0 < timeout <= LONGEST:
+        raise BadInput(f"env_timeout is {timeout}: it must be a positive number of seconds")
+    if make_options and not isinstance(env, str):
+        raise BadInput(f"{', '.join(make_options)} can be set for an environment made from an id only")
+    if backend != "gymnasium" and isinstance(env, VectorEnv):
+        raise BadInput(
+            f"env is a vector environment, which steps as it does: backend {backend} is for ids and factories"
+        )
+    if isinstance(env, VectorEnv) and env.num_envs != num_envs:
+        raise BadInput(f"num_envs is {num_envs}, but the vector environment given has {env.num_envs}")
+    if isinstance(env, VectorEnv) and wrapper:
+        raise BadInput("wrapper wraps single environments: the vector environment given comes with its own")
 
 
 def _build(
