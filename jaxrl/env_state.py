@@ -21,6 +21,7 @@ REMEMBERED = {
     "gymnasium.envs.classic_control.continuous_mountain_car:Continuous_MountainCarEnv": ("state",),
     "gymnasium.wrappers.common:OrderEnforcing": ("_has_reset",),
     "gymnasium.wrappers.common:TimeLimit": ("_elapsed_steps",),
+    "gymnasium.wrappers.common:PassiveEnvChecker": (),
 }
 TASKS = "gymnasium.envs.mujoco."  # Each of these remembers what MuJoCo does, and nothing else.
 

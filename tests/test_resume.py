@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import errno
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -139,6 +140,32 @@ def test_the_oracle_sees_a_difference(tmp_path):
         patch.setattr("jaxrl.on_policy.Session", Forgetful)
         train(load_run(cut.run_dir))
     assert digest(cut) != digest(first)
+
+
+@pytest.mark.parametrize(
+    "env", ["Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Ant-v5", "Humanoid-v5", "Pusher-v5"]
+)
+@pytest.mark.parametrize("made", ["by its id", "by a function"])
+def test_the_state_of_an_environment_is_all_there_is_to_it(env, made):
+    make = env if made == "by its id" else lambda: gym.make(env)
+    ours, theirs = (make_envs(make, 2, seed) for seed in (0, 1))
+    space, rng = ours.action_space, np.random.default_rng(0)
+
+    def step(*all_envs):
+        shape = (2, *space.shape)
+        if isinstance(space, gym.spaces.Discrete):
+            action = rng.integers(0, space.n, shape)
+        else:
+            action = rng.uniform(space.low, space.high, shape).astype(np.float32)
+        return [envs.step(action) for envs in all_envs]
+
+    for _ in range(23):
+        step(ours)
+    theirs.set_state(json.loads(json.dumps(ours.state())))
+    for _ in range(230):  # Beyond an episode's end, and so into the generator's next draws.
+        for a, b in zip(*(row[:6] for row in step(ours, theirs)), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert ours.finished == theirs.finished
 
 
 def test_what_nobody_knows_the_state_of_begins_anew_and_says_so(tmp_path, capsys):
