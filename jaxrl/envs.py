@@ -59,6 +59,7 @@ class Envs:
 
     Attributes:
       num_envs: N.
+      marks_valid: whether its transitions say which of their rows are `valid`.
       observation_space, action_space: those of a single environment.
       obs: `(N, S)` float32, what to act on next; raw, flattened as `jaxrl.flatten` says.
       finished: the episodes that ended on the last step.
@@ -87,6 +88,7 @@ class Envs:
         self._vector_env = vector_env
         self._workers = base if isinstance(base, AsyncVectorEnv) else None
         self._mode, self._timeout, self._goes_on = mode, timeout, on_fault == "reset"
+        self.marks_valid = self._goes_on or mode is AutoresetMode.NEXT_STEP
         if self._workers is not None and not isinstance(self._workers, Workers):
             watched(vector_env, self._workers, timeout)
         if isinstance(base, SyncVectorEnv):

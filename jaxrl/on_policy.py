@@ -22,7 +22,8 @@ def train_ppo(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Tr
     gamma = float(config.gamma)
     state = ppo_init(stream_key(run.seed, NETWORK), config, envs.observation_space, envs.action_space)
     normalizer = normalizer_init(envs.obs.shape[1], envs.num_envs, run.normalize_obs, run.normalize_reward)
-    training = Training(state, normalizer, np.random.default_rng(stream(run.seed, EXPLORATION)), envs)
+    rng = np.random.default_rng(stream(run.seed, EXPLORATION))
+    training = Training(state, normalizer, rng, envs, rollout=_empty_rollout(state, envs, run.num_steps))
 
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state: PPOState, rollout: Transition) -> tuple[PPOState, jax.Array]:
@@ -32,38 +33,53 @@ def train_ppo(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Tr
     spaces = envs.observation_space, envs.action_space
     with Session(run, *spaces, METRICS, callback) as session:
         session.begin(training)
-        rollout, metrics = None, None
+        metrics = None
         while session.goes_on(training, metrics):
-            rollout = _collect(envs, run.num_steps, training, session, rollout)
-            training.normalizer, seen = normalize_rollout(training.normalizer, rollout, gamma)
-            training.state, metrics = update(training.state, seen)
+            metrics = None
+            rollout = _collect(envs, training, session)
+            if session.stopped_by is None:
+                training.normalizer, seen = normalize_rollout(training.normalizer, rollout, gamma)
+                training.state, metrics = update(training.state, seen)
+                training.rows = 0
     return training, session
 
 
-def _collect(
-    envs: Envs, num_steps: int, training: Training, session: Session, rollout: Transition | None
-) -> Transition:
-    """Acts for `num_steps` in every environment; returns the raw transitions, `(T, N)`, in the arrays of `rollout`.
+def _empty_rollout(state: PPOState, envs: Envs, num_steps: int) -> Transition:
+    """Arrays `(T, N)` for what the environments give."""
 
-    The last update may still be reading those arrays when this begins. Fetching its parameters waits for its end, so
-    nothing is written before it is through.
+    def rows(like: np.ndarray) -> np.ndarray:
+        return np.zeros((num_steps, *like.shape), like.dtype)
+
+    action = host_policy(state.actor.apply_fn, state.actor.params)(envs.obs).sample(np.random.default_rng(0))
+    number, flag = np.zeros(envs.num_envs, np.float32), np.zeros(envs.num_envs, bool)
+    columns = (envs.obs, action, number, envs.obs, flag, flag)
+    return Transition(*map(rows, columns), rows(flag) if envs.marks_valid else None)
+
+
+def _collect(envs: Envs, training: Training, session: Session) -> Transition:
+    """Acts until the rollout of `training` is full or the run is asked to stop; returns it, raw, `(T, N)`. It begins
+    where it left off.
+
+    The last update may still be reading the rollout's arrays when this begins. Fetching its parameters waits for its
+    end, so nothing is written before it is through.
     """
+    rollout = training.rollout
+    assert rollout is not None
     see, policy = observer(training.normalizer), host_policy(training.state.actor.apply_fn, training.state.actor.params)
-    for t in range(num_steps):
+    for t in range(training.rows, len(rollout.reward)):
         distribution = policy(see(envs.obs))
         action = distribution.sample(training.rng)
         transition = envs.step(distribution.to_env(action))._replace(action=action)
-        if rollout is None:
-            columns = [None if row is None else np.empty((num_steps, *row.shape), row.dtype) for row in transition]
-            rollout = Transition(*columns)
         for column, row in zip(rollout, transition, strict=True):
             if column is not None:
                 column[t] = row
         for index, _ in envs.faults:
             _break_off(rollout, t, index, training)
         training.step += envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
+        training.rows = t + 1
         session.episodes(training.step, envs)
-    assert rollout is not None
+        if session.stopped_by is not None:
+            break
     return rollout
 
 

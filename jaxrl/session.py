@@ -30,6 +30,7 @@ from jaxrl.policy import save_policy
 from jaxrl.replay import Replay
 from jaxrl.replay_file import Segment, forget, load_replay, save_replay
 from jaxrl.runlog import RunLog
+from jaxrl.transition import Transition
 
 # What each purpose's random stream is called among a seed's children. Numbers are never reused or changed.
 NETWORK, ENVIRONMENTS, EXPLORATION, EVALUATION, SHOW, SAMPLING = range(6)
@@ -49,7 +50,7 @@ def stream_key(seed: int, purpose: int) -> jax.Array:
 
 @dataclasses.dataclass
 class Training:
-    """What a loop hands from one update to the next, and a checkpoint keeps.
+    """What a loop hands from one step to the next, and a checkpoint keeps.
 
     Attributes:
       state: the learner's pytree.
@@ -59,6 +60,8 @@ class Training:
       envs: the environments.
       step: environment steps taken.
       steps_due: of an off-policy loop, steps taken that no update has answered yet.
+      rollout: of an on-policy loop, the transitions that the next update will learn from, `(T, N)`.
+      rows: how many of the rollout's T rows have been taken.
     """
 
     state: Any
@@ -68,6 +71,8 @@ class Training:
     replay: Replay | None = None
     step: int = 0
     steps_due: int = 0
+    rollout: Transition | None = None
+    rows: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +101,8 @@ Callback = Callable[[Snapshot], Any]
 class Session:
     """One run's surroundings, from its folder to its last checkpoint. Use it as a context manager.
 
-    While it is open in the main thread, the signals in `STOPS` ask the loop to stop at its next call of `goes_on`,
-    which then saves a checkpoint; a second Ctrl-C interrupts at once.
+    While it is open in the main thread, the signals in `STOPS` set `stopped_by`, which asks the loop to call `goes_on`
+    after its next step: that then saves a checkpoint. A second Ctrl-C interrupts at once.
 
     Args:
       run: the run's settings.
@@ -234,6 +239,11 @@ class Session:
             that is fetched costs as much as the rest of a step. None where there was no update.
         """
         run, step = self.run, training.step
+        if training.rows:  # In the middle of a rollout nothing is due, but to stop if that is asked.
+            if self.stopped_by is not None:
+                self._save(training)
+                self._finish(training)
+            return self.stopped_by is None
         over = step >= run.total_steps
         if metrics is not None:
             self._pending.append(metrics)
@@ -337,6 +347,7 @@ class Session:
             "pending": np.array(jax.device_get(self._pending), np.float64).tolist(),
             "envs": training.envs.state(),
             "steps_due": training.steps_due,
+            "rows": training.rows,
             "wall_time": self._log.wall_time,
         }
         latest, previous, coming = (folder / f"{name}.npz" for name in ("latest", "previous", "next"))
@@ -344,6 +355,7 @@ class Session:
             if training.replay is not None:
                 segments = save_replay(folder, training.replay, training.step, segments)
             tree = {"state": training.state, "normalizer": training.normalizer}
+            tree |= {"rollout": training.rollout} if training.rows else {}
             save_tree(coming, tree, notes | {"segments": segments})
             if latest.is_file():
                 latest.replace(previous)
@@ -384,6 +396,8 @@ class Session:
             raise BadInput(f"{path} is of {found[0]} on {found[1]}, not of {wanted[0]} on {wanted[1]}")
         like: dict[str, Any] = {"state": training.state, "normalizer": training.normalizer}
         try:
+            rows = int(notes["rows"])
+            like |= {"rollout": training.rollout} if rows else {}
             tree, _ = load_tree(path, like)
             segments = [Segment(int(first), int(last), str(digest)) for first, last, digest in notes["segments"]]
             if training.replay is not None:
@@ -395,8 +409,9 @@ class Session:
             self.evaluations = [Evaluation(*each) for each in notes["evaluations"]]
             self._pending = [np.array(row, np.float32) for row in notes["pending"]]
             training.steps_due = int(notes["steps_due"])
-            if notes["envs"] is None:  # Episodes begin anew, and so do their returns.
-                training.normalizer = training.normalizer._replace(discounted=np.zeros(self.run.num_envs))
+            training.rollout, training.rows = tree.get("rollout", training.rollout), rows
+            if notes["envs"] is None:
+                _begin_anew(training)
             return float(notes["wall_time"]), notes["envs"]
         except BadInput:
             raise
@@ -429,6 +444,18 @@ def _noise_free(training: Training) -> Callable[[np.ndarray], np.ndarray]:
         return distribution.to_env(distribution.mode())
 
     return act
+
+
+def _begin_anew(training: Training) -> None:
+    """Ends every episode where `training` stands: those that follow are others, and so are their returns."""
+    last = training.rows - 1
+    if training.rollout is None or last < 0:
+        training.normalizer = training.normalizer._replace(discounted=np.zeros_like(training.normalizer.discounted))
+    else:
+        going = ~training.rollout.terminated[last]
+        training.rollout.truncated[last] = (
+            going if training.rollout.valid is None else going & training.rollout.valid[last]
+        )
 
 
 def versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -20,13 +21,16 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, make_envs, train
+from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, make_envs, on_policy, train
 from jaxrl import session as session_module
 from jaxrl.checkpoint import load_arrays
 from jaxrl.cli import train_command
 from jaxrl.config import load_run
+from jaxrl.envs import Envs
+from jaxrl.normalize import normalize_rollout
 from jaxrl.off_policy import train_ddpg
 from jaxrl.on_policy import train_ppo
+from jaxrl.transition import Transition
 
 DDPG = RunConfig(
     env="Pendulum-v1", agent=DDPGConfig(hidden_sizes=(16, 12)), total_steps=900, learning_starts=150, buffer_size=400,
@@ -120,6 +124,65 @@ def test_a_run_that_is_asked_to_stop_ends_as_one_that_is_not(tmp_path):
         train(load_run(cut.run_dir))
         assert digest(cut) == digest(whole)
         assert tables(cut.run_dir) == tables(whole.run_dir)
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("ppo")])
+@pytest.mark.parametrize("at", [1, 17, 32], ids="row {}".format)
+def test_a_stop_in_the_middle_of_a_rollout_waits_for_no_more_than_a_step(tmp_path, monkeypatch, name, at):
+    whole, cut = (dataclasses.replace(RUNS[name], run_dir=str(tmp_path / which)) for which in ("whole", "cut"))
+    train(whole)
+    step, calls = Envs.step, []
+
+    def made(*given, **options):
+        trained_in = make_envs(*given, **options)
+        monkeypatch.setattr(trained_in, "step", functools.partial(counted, trained_in))
+        return trained_in
+
+    def counted(envs, action):
+        calls.append(action)
+        if len(calls) == 3 * 32 + at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(envs, action)
+
+    monkeypatch.setattr("jaxrl.run.make_envs", made)
+    with pytest.raises(SystemExit):
+        train(cut)
+    monkeypatch.undo()
+    _, notes = load_arrays(tmp_path / "cut" / "checkpoints" / "latest.npz", ())
+    assert notes["rows"] == at and len(calls) == 3 * 32 + at
+    train(load_run(cut.run_dir))
+    assert digest(cut) == digest(whole)
+    assert tables(cut.run_dir) == tables(whole.run_dir)
+
+
+def test_where_episodes_begin_anew_in_a_rollout_the_old_ones_end(tmp_path, monkeypatch):
+    """What was collected counts, but advantages and returns must not run on into other episodes."""
+    seen = []
+
+    class Stopping(gym.Wrapper):
+        def step(self, action):
+            seen.append(action)
+            if len(seen) == 4 * 32 + 40:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step(action)
+
+    def make():
+        return Stopping(gym.make("Pendulum-v1", max_episode_steps=10**6))
+
+    def recorded(normalizer, rollout, gamma):
+        rollouts.append(Transition(*(None if column is None else column.copy() for column in rollout)))
+        return normalize_rollout(normalizer, rollout, gamma)
+
+    rollouts = []
+    run = dataclasses.replace(PPO, env=make, eval_env="Pendulum-v1", total_steps=256, run_dir=str(tmp_path / "run"))
+    with pytest.raises(SystemExit):
+        train(run)
+    monkeypatch.setattr(on_policy, "normalize_rollout", recorded)
+    train(dataclasses.replace(run, run_dir=None, resume=run.run_dir))
+    [first] = rollouts
+    assert first.truncated[:9].sum() == 0 and first.truncated[9].all() and first.truncated[10:].sum() == 0
+    assert (first.next_obs[:9] == first.obs[1:10]).all() and (first.next_obs[10:-1] == first.obs[11:]).all()
+    assert (first.next_obs[9] != first.obs[10]).any()
 
 
 def test_the_oracle_sees_a_difference(tmp_path):
