@@ -36,7 +36,7 @@ def check_box_actions(space: spaces.Box) -> None:
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise BadInput(
             f"action space is unbounded, from {space.low.min()} to {space.high.max()}: its bounds must be finite; "
-            "gymnasium.wrappers.RescaleAction or ClipAction sets some"
+            "gymnasium.wrappers.TransformAction sets some"
         )
     if np.maximum(np.abs(space.low), np.abs(space.high)).max() > LARGEST / 2:
         raise BadInput(

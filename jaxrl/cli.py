@@ -180,6 +180,41 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     from jaxrl.evaluate import evaluate, make_eval_envs
     from jaxrl.policy import load_policy
 
+    _check_flags(flags)
+    policy = load_policy(flags.run_dir)
+    record = _record_of(flags, policy.notes, policy.wrapper) if flags.recorded else {}
+    env, wrapper = _environment_of(flags, record.get("env", policy.env), policy.wrapper)
+    episodes, seed = record.get("episodes", flags.episodes), record.get("seeds", flags.seed)
+    options: dict[str, Any] = {}
+    if flags.max_episode_steps is not None:
+        options["max_episode_steps"] = flags.max_episode_steps
+    if flags.render:
+        envs = make_envs(env, 1, 0, wrapper=wrapper, render_mode="human", **options)
+    elif flags.video is not None:
+        envs = make_envs(_filmed(env, Path(flags.video), options), 1, 0, wrapper=wrapper)
+    else:
+        envs = make_eval_envs(env, episodes, wrapper, record.get("on_fault", "stop"), **options)
+    policy.check_spaces(envs.observation_space, envs.action_space)
+    if flags.recorded and envs.num_envs != record["num_envs"]:
+        raise BadInput(f"the evaluation ran in {record['num_envs']} environments, here it is {envs.num_envs}")
+    if flags.stochastic and policy.deterministic:
+        raise BadInput(
+            f"--stochastic samples actions, but the policy in {flags.run_dir} is deterministic: leave it off"
+        )
+    rng = np.random.default_rng(flags.seed) if flags.stochastic else None
+    results = evaluate(lambda obs: policy(obs, rng), envs, episodes, seed)
+    envs.close()
+    assert results is not None
+    returns, lengths = results
+    for episode_return, length in zip(returns, lengths, strict=True):
+        print(f"return {episode_return:.1f}, {length} steps")
+    print(f"{env}: mean return {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes")
+    if flags.recorded:
+        same = float(returns.mean()) == record["mean_return"]
+        print(f"recorded: {record['mean_return']:.1f} at step {record['step']:,}, {'the same' if same else 'another'}")
+
+
+def _check_flags(flags: "EvaluateFlags") -> None:
     if not 1 <= flags.episodes <= 10**5:
         raise BadInput(f"--episodes is {flags.episodes}: it must be from 1 to 100,000")
     if flags.seed < 0:
@@ -190,30 +225,19 @@ def _evaluate(flags: "EvaluateFlags") -> None:
         raise BadInput("--render shows the episodes and --video films them: give one of the two")
     if flags.render:
         _check_display()
-    policy = load_policy(flags.run_dir)
-    env, wrapper = _environment_of(flags, policy.env, policy.wrapper)
-    options: dict[str, Any] = {}
-    if flags.max_episode_steps is not None:
-        options["max_episode_steps"] = flags.max_episode_steps
-    if flags.render:
-        envs = make_envs(env, 1, 0, wrapper=wrapper, render_mode="human", **options)
-    elif flags.video is not None:
-        envs = make_envs(_filmed(env, Path(flags.video), options), 1, 0, wrapper=wrapper)
-    else:
-        envs = make_eval_envs(env, flags.episodes, wrapper, **options)
-    policy.check_spaces(envs.observation_space, envs.action_space)
-    if flags.stochastic and policy.deterministic:
-        raise BadInput(
-            f"--stochastic samples actions, but the policy in {flags.run_dir} is deterministic: leave it off"
-        )
-    rng = np.random.default_rng(flags.seed) if flags.stochastic else None
-    episodes = evaluate(lambda obs: policy(obs, rng), envs, flags.episodes, flags.seed)
-    envs.close()
-    assert episodes is not None
-    returns, lengths = episodes
-    for episode_return, length in zip(returns, lengths, strict=True):
-        print(f"return {episode_return:.1f}, {length} steps")
-    print(f"{env}: mean return {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes")
+
+
+def _record_of(flags: "EvaluateFlags", notes: dict[str, Any], wrapper: tuple[str, ...]) -> dict[str, Any]:
+    """The evaluation that a policy records, to be repeated."""
+    record = notes.get("evaluation")
+    if not isinstance(record, dict) or not {"env", "on_fault", "episodes", "seeds", "num_envs"} <= record.keys():
+        raise BadInput(f"the policy in {flags.run_dir} records no evaluation: leave --recorded off")
+    own = {"episodes": 10, "seed": 0, "stochastic": False, "max_episode_steps": None, "render": False, "video": None}
+    changed = [name for name, default in own.items() if getattr(flags, name) != default]
+    changed += ["env"] * (flags.env not in (None, record["env"])) + ["wrapper"] * (flags.wrapper not in ((), wrapper))
+    if changed:
+        raise BadInput(f"--recorded repeats an evaluation as it was: leave --{changed[0].replace('_', '-')} off")
+    return record
 
 
 def _environment_of(flags: "EvaluateFlags", env: str, wrapper: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -80,7 +80,8 @@ class Envs:
                 "gymnasium.vector.AutoresetMode"
             )
         base = vector_env.unwrapped
-        self._resets_one = isinstance(base, SyncVectorEnv | AsyncVectorEnv | Pool) or mode is AutoresetMode.DISABLED
+        self._one_seed_each = isinstance(base, SyncVectorEnv | AsyncVectorEnv | Pool)
+        self._resets_one = self._one_seed_each or mode is AutoresetMode.DISABLED
         if on_fault not in ("stop", "reset"):
             raise BadInput(f"on_fault is {on_fault!r}: it must be 'stop' or 'reset'")
         if on_fault == "reset" and not self._resets_one:
@@ -106,13 +107,17 @@ class Envs:
             self.close()
             raise
 
-    def reset(self, seed: int | np.random.SeedSequence) -> None:
-        """Begins a new episode everywhere, with a random stream of its own for each environment, given by `seed`."""
+    def seeds(self, seed: int | np.random.SeedSequence) -> list[int]:
+        """What `reset(seed)` resets with: a number for each environment, or one where they are vectorised natively."""
         if not isinstance(seed, np.random.SeedSequence) and seed < 0:
             raise BadInput(f"seed is {seed}: it must be at least 0")
         sequence = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-        words = [int(word) for word in sequence.generate_state(self.num_envs)]
-        one_each = isinstance(self._vector_env.unwrapped, SyncVectorEnv | AsyncVectorEnv | Pool)
+        return [int(word) for word in sequence.generate_state(self.num_envs if self._one_seed_each else 1)]
+
+    def reset(self, seed: int | np.random.SeedSequence | Sequence[int]) -> None:
+        """Begins a new episode everywhere, with a random stream of its own for each environment, given by `seed`: a
+        number, a sequence to draw from, or what `seeds` gave."""
+        words = list(seed) if isinstance(seed, Sequence) else self.seeds(seed)
         self.finished: list[FinishedEpisode] = []
         self.faults: list[Fault] = []
         self._ended = np.zeros(self.num_envs, bool)
@@ -120,7 +125,7 @@ class Envs:
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._failed = False
         self._num_faults = np.zeros(self.num_envs, np.int64)  # Since the environment last finished an episode.
-        obs, _ = self._ask("reset", seed=words if one_each else words[0])
+        obs, _ = self._ask("reset", seed=words if self._one_seed_each else words[0])
         self.obs = flatten(self._layout, obs, self.num_envs)
         if self.obs.shape[1] != width(self._layout):
             raise EnvironmentLost(

@@ -41,7 +41,7 @@ def evaluate(
     policy: Callable[[np.ndarray], np.ndarray],
     envs: Envs,
     num_episodes: int,
-    seed: int | np.random.SeedSequence,
+    seed: int | np.random.SeedSequence | Sequence[int],
     interrupted: Callable[[], bool] = lambda: False,
     faults: list[Fault] | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -54,7 +54,7 @@ def evaluate(
       policy: from raw observations `(N, S)` to actions in the environment's units.
       envs: reset here with `seed`, so that what ran in them before leaves no trace.
       num_episodes: how many episodes count.
-      seed: fixes every episode, given the number of environments.
+      seed: fixes every episode, given the number of environments. What a policy's record calls `seeds` repeats it.
       interrupted: asked at each step; True abandons the evaluation.
       faults: takes the faults that broke episodes off; such an episode does not count, and another is run instead.
 

@@ -84,6 +84,8 @@ class EvaluateFlags:
     """How many episodes to run."""
     seed: int = 0
     """Seed of the episodes; evaluations during training use other streams."""
+    recorded: bool = False
+    """Repeat the evaluation that chose the policy: its environments, seeds and episodes, to the same returns."""
     stochastic: bool = False
     """Sample actions instead of taking the most probable ones."""
     max_episode_steps: int | None = None

@@ -46,14 +46,10 @@ def train_ppo(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Tr
 
 def _empty_rollout(state: PPOState, envs: Envs, num_steps: int) -> Transition:
     """Arrays `(T, N)` for what the environments give."""
-
-    def rows(like: np.ndarray) -> np.ndarray:
-        return np.zeros((num_steps, *like.shape), like.dtype)
-
     action = host_policy(state.actor.apply_fn, state.actor.params)(envs.obs).sample(np.random.default_rng(0))
     number, flag = np.zeros(envs.num_envs, np.float32), np.zeros(envs.num_envs, bool)
-    columns = (envs.obs, action, number, envs.obs, flag, flag)
-    return Transition(*map(rows, columns), rows(flag) if envs.marks_valid else None)
+    rows = envs.obs, action, number, envs.obs, flag, flag, flag if envs.marks_valid else None
+    return Transition(*(None if row is None else np.zeros((num_steps, *row.shape), row.dtype) for row in rows))
 
 
 def _collect(envs: Envs, training: Training, session: Session) -> Transition:

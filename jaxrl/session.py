@@ -324,14 +324,13 @@ class Session:
         envs.close()
 
     def _save_policy(self, name: str, training: Training, evaluation: Evaluation | None) -> None:
-        notes = {
-            "step": training.step,
-            "evaluation": evaluation and evaluation._asdict(),
-            "versions": versions(),
-        }
-        actor = training.state.actor
-        folder, record = self.run_dir / "policy" / name, run_to_json(self.run)
-        notes |= {"wrapper": record["wrapper"]}
+        record = run_to_json(self.run)
+        notes = {"step": training.step, "evaluation": None, "versions": versions(), "wrapper": record["wrapper"]}
+        if evaluation is not None:
+            seeds = self._eval_envs.seeds(stream(self.run.seed, EVALUATION, evaluation.step))
+            how = {"env": record["eval_env"] or record["env"], "on_fault": self.run.on_fault}
+            notes["evaluation"] = evaluation._asdict() | how | {"num_envs": self._eval_envs.num_envs, "seeds": seeds}
+        folder, actor = self.run_dir / "policy" / name, training.state.actor
         save_policy(folder, actor, training.normalizer, self.run.env_name, *self._spaces, notes)
 
     def _save(self, training: Training) -> None:

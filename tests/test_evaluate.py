@@ -1,12 +1,15 @@
 """Evaluation favours no length, leaves no trace, and a saved policy acts as the one that was saved."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
 from scripted import Scripted
 
-from jaxrl import BadInput, PPOConfig, load_policy, make_envs, ppo_act, ppo_init
+from jaxrl import BadInput, PPOConfig, RunConfig, load_policy, make_envs, ppo_act, ppo_init, train
+from jaxrl.cli import evaluate_command
 from jaxrl.evaluate import evaluate, make_eval_envs
 from jaxrl.normalize import moments_update, normalizer_init, observer
 from jaxrl.policy import save_policy
@@ -68,3 +71,31 @@ def test_no_policy_no_traceback(tmp_path):
     (tmp_path / "policy.npz").write_bytes(b"rubbish")
     with pytest.raises(BadInput, match="damaged"):
         load_policy(tmp_path)
+
+
+RECORDED = {
+    "natively vectorised": {"env": "CartPole-v1", "eval_episodes": 7, "normalize_obs": True},
+    "one after the other": {"env": "CartPole-v1", "eval_episodes": 12, "on_fault": "reset"},
+    "another environment": {"env": "CartPole-v1", "eval_env": "CartPole-v0", "eval_episodes": 3},
+    "under a wrapper": {
+        "env": "Pendulum-v1",
+        "eval_episodes": 2,
+        "wrapper": ("gymnasium.wrappers:RecordEpisodeStatistics",),
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("which", ["best", "latest"])
+def test_the_recorded_evaluation_is_repeated_exactly(tmp_path, capsys, name, which):
+    agent = PPOConfig(hidden_sizes=(8, 8), num_minibatches=2, num_epochs=2)
+    run = RunConfig(agent=agent, total_steps=256, num_envs=2, num_steps=64, eval_every=128, **RECORDED[name])
+    train(dataclasses.replace(run, run_dir=str(tmp_path / "run")))
+    given = ["--wrapper", *run.wrapper] if run.wrapper else []
+    capsys.readouterr()
+    for again in range(2):
+        assert evaluate_command([str(tmp_path / "run" / "policy" / which), "--recorded", *given]) == 0
+        out = capsys.readouterr().out
+        assert out.endswith(", the same\n") and out.count("return ") == run.eval_episodes + 1, again
+    assert evaluate_command([str(tmp_path / "run"), "--recorded", *given, "--seed", "3"]) == 2
+    assert "leave --seed off" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import jax
 import numpy as np
 import pytest
@@ -89,8 +90,19 @@ def test_a_saved_policy_reproduces_its_recorded_evaluation(tmp_path):
         policy = load_policy(tmp_path / "run" / "policy" / name)
         step, recorded = policy.notes["step"], policy.notes["evaluation"]
         envs = make_eval_envs("Pendulum-v1", 3)
-        returns, _ = evaluate(policy, envs, 3, stream(0, EVALUATION, step))
-        np.testing.assert_allclose(returns.mean(), recorded["mean_return"], rtol=1e-6)
+        assert (recorded["env"], recorded["num_envs"]) == ("Pendulum-v1", envs.num_envs)
+        assert recorded["seeds"] == envs.seeds(stream(0, EVALUATION, step))
+        returns, _ = evaluate(policy, envs, 3, recorded["seeds"])
+        assert (returns.mean(), returns.std()) == (recorded["mean_return"], recorded["std_return"])
+        plain = []  # Without anything of ours but the policy.
+        for seed in recorded["seeds"]:
+            env, total = gym.make("Pendulum-v1"), 0.0
+            obs, over = env.reset(seed=seed)[0], False
+            while not over:
+                obs, reward, *ends, _ = env.step(policy(obs[None])[0])
+                total, over = total + reward, any(ends)
+            plain.append(total)
+        np.testing.assert_allclose(plain, returns, rtol=1e-5)
     best = max(each.mean_return for each in result.evaluations)
     assert load_policy(tmp_path / "run").notes["evaluation"]["mean_return"] == best
 
