@@ -6,15 +6,16 @@
     python experiments/measure.py peers PYTHON ddpg HalfCheetah-v5
     python experiments/measure.py peers PYTHON ppo HalfCheetah-v5 -- --env-backend envpool
     python experiments/measure.py update PYTHON
-    python experiments/measure.py memory
+    python experiments/measure.py memory [--job ppo]
+    python experiments/measure.py saves
     python experiments/measure.py backends
     python experiments/measure.py against REFERENCE.csv Hopper runs/ddpg-Hopper-v5-seed*/evaluations.csv
 
 `seeds` trains once per seed and keeps each run's last evaluation. `solved` takes the time from the start of the process
 to the first evaluation of 100 episodes with a mean of 475. `peers` times us, Stable-Baselines3 and SBX in turn, on the
 same job; `update` times DDPG's update alone, in turn with the matrix products that it is made of and with an eager
-PyTorch one. PYTHON is an interpreter that has torch, stable-baselines3 and sbx-rl. `memory` follows the resident size
-of a DDPG run, `backends` times the environments alone. `against` sets evaluations, one file a seed, beside a task's
+PyTorch one. PYTHON is an interpreter that has torch, stable-baselines3 and sbx-rl. `memory` follows the resident size,
+open files and threads of a run, `saves` gives the share of a run's time that its checkpoints take, `backends` times the environments alone. `against` sets evaluations, one file a seed, beside a task's
 curve in a file with the columns task,step,mean_return.
 """
 
@@ -252,29 +253,66 @@ def update(python: str, repeats: int) -> None:
     print(f"{torch_ratio:.2f} x eager PyTorch, {share:.0%} of the ceiling, medians of {repeats}")
 
 
-def memory(steps: int) -> None:
-    """Prints how fast the resident size of a run grows, from a fifth of its steps on: a line fitted to all samples."""
+# The jobs of `memory`: small networks, so that the steps are many; checkpoints, which hold the buffer twice for a moment,
+# are put off.
+LONG = {
+    "ddpg": "--algo ddpg --env HalfCheetah-v5 --hidden-sizes 32 32 --learning-starts 1000 --eval-every 10000",
+    "ppo": "--algo ppo --env CartPole-v1 --eval-every 100000",
+}
+
+
+def memory(job: str, steps: int) -> None:
+    """Prints how fast the resident size of a run grows, from a fifth of its steps on, by a line fitted to all samples;
+    and which numbers of open files and of threads were seen."""
     import numpy as np
 
-    samples = []
-    # Small networks, so that the steps are many; checkpoints, which hold the buffer twice for a moment, are put off.
-    flags = "--algo ddpg --env HalfCheetah-v5 --hidden-sizes 32 32 --learning-starts 1000 --eval-every 10000"
+    samples, counts = [], set()
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder, "run")
-        command = [*TRAIN, *flags.split(), "--total-steps", str(steps), "--checkpoint-every", str(10**9)]
+        command = [*TRAIN, *LONG[job].split(), "--total-steps", str(steps), "--checkpoint-every", str(10**9)]
         process = subprocess.Popen([*command, "--run-dir", str(run_dir)], stdout=subprocess.DEVNULL)
+        about = Path("/proc", str(process.pid))
         while process.poll() is None:
-            time.sleep(1)
+            time.sleep(0.5)
             rows = _rows(run_dir / "metrics.csv") if (run_dir / "metrics.csv").is_file() else []
-            if rows and steps // 5 <= int(rows[-1]["step"]) < steps:
-                pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+            if rows and steps // 5 <= int(rows[-1]["step"]) < steps * 0.99:
+                pages = int((about / "statm").read_text().split()[1])
                 samples.append((int(rows[-1]["step"]), pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
+                counts.add((len(list((about / "fd").iterdir())), len(list((about / "task").iterdir()))))
     assert process.returncode == 0, "the run failed"
     for step, size in samples[:: max(1, len(samples) // 10)]:
         print(f"step {step:,}: {size:,.1f} MiB")
     steps_seen, sizes = np.array(samples).T
     slope = np.polyfit(steps_seen, sizes, 1)[0]
-    print(f"{slope * 1e5:+.2f} MiB per 100,000 steps over {len(samples)} samples")
+    unit = 100_000 if job == "ddpg" else 1_000_000
+    print(f"{slope * unit:+.2f} MiB per {unit:,} steps over {len(samples)} samples; (open files, threads): {counts}")
+
+
+def saves() -> None:
+    """Prints the share of a run's time that its checkpoints take, at the default interval and without an evaluation."""
+    from jaxrl.cli import parse_run
+    from jaxrl.run import train
+    from jaxrl.session import Session
+
+    save, taken = Session._save, []
+
+    def timed(*arguments: Any) -> None:
+        began = time.perf_counter()
+        save(*arguments)
+        taken.append(time.perf_counter() - began)
+
+    Session._save = timed  # type: ignore[method-assign]
+    for flags in (
+        "--algo ddpg --env Pendulum-v1 --total-steps 20000 --checkpoint-every 10000",
+        "--algo ppo --env CartPole-v1 --total-steps 500000",
+        "--algo ppo --env HalfCheetah-v5 --total-steps 300000",
+    ):
+        taken.clear()
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            train(parse_run([*flags.split(), "--eval-every", str(10**9), "--run-dir", f"{folder}/run"]))
+            took = time.perf_counter() - began
+        print(f"{flags}: {len(taken)} checkpoints, {sum(taken):.2f} s of {took:.1f} s, {sum(taken) / took:.2%}")
 
 
 def backends(repeats: int) -> None:
@@ -351,7 +389,10 @@ def main() -> None:
             command.add_argument("algo", choices=sorted({algo for algo, _ in JOBS}))
             command.add_argument("env", choices=sorted({env for _, env in JOBS}))
         command.add_argument("--repeats", type=int, default=5)
-    commands.add_parser("memory").add_argument("--steps", type=int, default=200_000)
+    each = commands.add_parser("memory")
+    each.add_argument("--job", choices=sorted(LONG), default="ddpg")
+    each.add_argument("--steps", type=int)
+    commands.add_parser("saves")
     each = commands.add_parser("against")
     each.add_argument("reference", type=Path)
     each.add_argument("task")
@@ -373,7 +414,9 @@ def main() -> None:
     elif given.command == "backends":
         backends(given.repeats)
     elif given.command == "memory":
-        memory(given.steps)
+        memory(given.job, given.steps or (200_000 if given.job == "ddpg" else 2_000_000))
+    elif given.command == "saves":
+        saves()
     elif (given.algo, given.env) in JOBS:
         peers(given.python, given.algo, given.env, given.repeats, " ".join(flags))
     else:

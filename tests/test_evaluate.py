@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 from scripted import Scripted
 
-from jaxrl import BadInput, PPOConfig, RunConfig, load_policy, make_envs, ppo_act, ppo_init, train
+from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, load_policy, make_envs, ppo_act, ppo_init, train
 from jaxrl.cli import evaluate_command
 from jaxrl.evaluate import evaluate, make_eval_envs
 from jaxrl.normalize import moments_update, normalizer_init, observer
@@ -77,19 +77,17 @@ RECORDED = {
     "natively vectorised": {"env": "CartPole-v1", "eval_episodes": 7, "normalize_obs": True},
     "one after the other": {"env": "CartPole-v1", "eval_episodes": 12, "on_fault": "reset"},
     "another environment": {"env": "CartPole-v1", "eval_env": "CartPole-v0", "eval_episodes": 3},
-    "under a wrapper": {
-        "env": "Pendulum-v1",
-        "eval_episodes": 2,
-        "wrapper": ("gymnasium.wrappers:RecordEpisodeStatistics",),
-    },
+    "under a wrapper": {"env": "Pendulum-v1", "wrapper": ("gymnasium.wrappers:RecordEpisodeStatistics",)},
+    "ddpg": {"env": "Pendulum-v1", "agent": DDPGConfig(hidden_sizes=(8, 8)), "learning_starts": 100, "batch_size": 8},
 }
 
 
 @pytest.mark.parametrize("name", RECORDED)
 @pytest.mark.parametrize("which", ["best", "latest"])
 def test_the_recorded_evaluation_is_repeated_exactly(tmp_path, capsys, name, which):
-    agent = PPOConfig(hidden_sizes=(8, 8), num_minibatches=2, num_epochs=2)
-    run = RunConfig(agent=agent, total_steps=256, num_envs=2, num_steps=64, eval_every=128, **RECORDED[name])
+    ppo = {"agent": PPOConfig(hidden_sizes=(8, 8), num_minibatches=2, num_epochs=2), "num_envs": 2, "num_steps": 64}
+    settings = RECORDED[name] if name == "ddpg" else ppo | RECORDED[name]
+    run = RunConfig(total_steps=256, eval_every=128, **{"eval_episodes": 2} | settings)
     train(dataclasses.replace(run, run_dir=str(tmp_path / "run")))
     given = ["--wrapper", *run.wrapper] if run.wrapper else []
     capsys.readouterr()
