@@ -15,8 +15,9 @@
 to the first evaluation of 100 episodes with a mean of 475. `peers` times us, Stable-Baselines3 and SBX in turn, on the
 same job; `update` times DDPG's update alone, in turn with the matrix products that it is made of and with an eager
 PyTorch one. PYTHON is an interpreter that has torch, stable-baselines3 and sbx-rl. `memory` follows the resident size,
-open files and threads of a run, `saves` gives the share of a run's time that its checkpoints take, `backends` times the environments alone. `against` sets evaluations, one file a seed, beside a task's
-curve in a file with the columns task,step,mean_return.
+open files and threads of a run, `saves` gives the share of a run's time that its checkpoints take, `backends` times the
+environments alone. `against` sets evaluations, one file a seed, beside a task's curve in a file with the columns
+task,step,mean_return.
 """
 
 import argparse
@@ -253,11 +254,12 @@ def update(python: str, repeats: int) -> None:
     print(f"{torch_ratio:.2f} x eager PyTorch, {share:.0%} of the ceiling, medians of {repeats}")
 
 
-# The jobs of `memory`: small networks, so that the steps are many; checkpoints, which hold the buffer twice for a moment,
-# are put off.
+# The jobs of `memory`, their steps, and the steps that the slope is given for: small networks, so that there are many;
+# checkpoints, which hold the buffer twice for a moment, are put off.
+SMALL_DDPG = "--algo ddpg --env HalfCheetah-v5 --hidden-sizes 32 32 --learning-starts 1000 --eval-every 10000"
 LONG = {
-    "ddpg": "--algo ddpg --env HalfCheetah-v5 --hidden-sizes 32 32 --learning-starts 1000 --eval-every 10000",
-    "ppo": "--algo ppo --env CartPole-v1 --eval-every 100000",
+    "ddpg": (SMALL_DDPG, 200_000, 100_000),
+    "ppo": ("--algo ppo --env CartPole-v1 --eval-every 100000", 2_000_000, 1_000_000),
 }
 
 
@@ -266,10 +268,10 @@ def memory(job: str, steps: int) -> None:
     and which numbers of open files and of threads were seen."""
     import numpy as np
 
-    samples, counts = [], set()
+    (flags, _, unit), samples, counts = LONG[job], [], set()
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder, "run")
-        command = [*TRAIN, *LONG[job].split(), "--total-steps", str(steps), "--checkpoint-every", str(10**9)]
+        command = [*TRAIN, *flags.split(), "--total-steps", str(steps), "--checkpoint-every", str(10**9)]
         process = subprocess.Popen([*command, "--run-dir", str(run_dir)], stdout=subprocess.DEVNULL)
         about = Path("/proc", str(process.pid))
         while process.poll() is None:
@@ -284,7 +286,6 @@ def memory(job: str, steps: int) -> None:
         print(f"step {step:,}: {size:,.1f} MiB")
     steps_seen, sizes = np.array(samples).T
     slope = np.polyfit(steps_seen, sizes, 1)[0]
-    unit = 100_000 if job == "ddpg" else 1_000_000
     print(f"{slope * unit:+.2f} MiB per {unit:,} steps over {len(samples)} samples; (open files, threads): {counts}")
 
 
@@ -301,7 +302,7 @@ def saves() -> None:
         save(*arguments)
         taken.append(time.perf_counter() - began)
 
-    Session._save = timed  # type: ignore[method-assign]
+    setattr(Session, "_save", timed)  # noqa: B010
     for flags in (
         "--algo ddpg --env Pendulum-v1 --total-steps 20000 --checkpoint-every 10000",
         "--algo ppo --env CartPole-v1 --total-steps 500000",
@@ -376,51 +377,47 @@ def _quietly(command: Sequence[str]) -> str:
 
 def main() -> None:
     """Reads the command line."""
+    argv, flags = sys.argv[1:], []
+    if "--" in argv:
+        argv, flags = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    each = commands.add_parser("seeds")
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str, call: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        added = commands.add_parser(name)
+        added.set_defaults(call=call)
+        return added
+
+    def peers_if_known(given: argparse.Namespace) -> None:
+        if (given.algo, given.env) not in JOBS:
+            parser.error(f"there is no job of {given.algo} on {given.env}")
+        peers(given.python, given.algo, given.env, given.repeats, " ".join(flags))
+
+    each = command("seeds", lambda given: seeds(given.out, given.numbers, flags))
     each.add_argument("out", type=Path)
     each.add_argument("numbers", type=int, nargs="+")
-    for name in ("solved", "backends", "peers", "update"):
-        command = commands.add_parser(name)
-        if name in ("peers", "update"):
-            command.add_argument("python")
-        if name == "peers":
-            command.add_argument("algo", choices=sorted({algo for algo, _ in JOBS}))
-            command.add_argument("env", choices=sorted({env for _, env in JOBS}))
-        command.add_argument("--repeats", type=int, default=5)
-    each = commands.add_parser("memory")
+    command("solved", lambda given: solved(given.repeats)).add_argument("--repeats", type=int, default=5)
+    command("backends", lambda given: backends(given.repeats)).add_argument("--repeats", type=int, default=5)
+    each = command("update", lambda given: update(given.python, given.repeats))
+    each.add_argument("python")
+    each.add_argument("--repeats", type=int, default=5)
+    each = command("peers", peers_if_known)
+    each.add_argument("python")
+    each.add_argument("algo", choices=sorted({algo for algo, _ in JOBS}))
+    each.add_argument("env", choices=sorted({env for _, env in JOBS}))
+    each.add_argument("--repeats", type=int, default=5)
+    each = command("memory", lambda given: memory(given.job, given.steps or LONG[given.job][1]))
     each.add_argument("--job", choices=sorted(LONG), default="ddpg")
     each.add_argument("--steps", type=int)
-    commands.add_parser("saves")
-    each = commands.add_parser("against")
+    command("saves", lambda given: saves())
+    each = command("against", lambda given: against(given.reference, given.task, given.files, given.since, given.until))
     each.add_argument("reference", type=Path)
     each.add_argument("task")
     each.add_argument("files", type=Path, nargs="+")
     each.add_argument("--since", type=int, default=0)
     each.add_argument("--until", type=int, default=10**12)
-    argv, flags = sys.argv[1:], []
-    if "--" in argv:
-        argv, flags = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
     given = parser.parse_args(argv)
-    if given.command == "seeds":
-        seeds(given.out, given.numbers, flags)
-    elif given.command == "solved":
-        solved(given.repeats)
-    elif given.command == "update":
-        update(given.python, given.repeats)
-    elif given.command == "against":
-        against(given.reference, given.task, given.files, given.since, given.until)
-    elif given.command == "backends":
-        backends(given.repeats)
-    elif given.command == "memory":
-        memory(given.job, given.steps or (200_000 if given.job == "ddpg" else 2_000_000))
-    elif given.command == "saves":
-        saves()
-    elif (given.algo, given.env) in JOBS:
-        peers(given.python, given.algo, given.env, given.repeats, " ".join(flags))
-    else:
-        parser.error(f"there is no job of {given.algo} on {given.env}")
+    given.call(given)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ run that was never stopped.
 
     python experiments/soak.py                      # 200 runs, about half an hour
     python experiments/soak.py --runs 2 ddpg-Pendulum ppo-CartPole
+    python experiments/soak.py signals --runs 10    # 60 runs: three signals, environments in one process and in several
 
 Each run is killed once, at a moment uniform over the time that the whole run took, start-up and compilation included;
 two in five of them instead inside a save, at one of its writes. Then it is resumed to its end (or begun again, where it
@@ -12,6 +13,7 @@ the buffer's parts. What is left over in its folder counts too.
 
 import argparse
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -36,6 +38,7 @@ JOBS = {
     "ppo-HalfCheetah": f"--algo ppo --env HalfCheetah-v5 --total-steps 16384 --num-envs 4 --num-steps 128 "
     f"--checkpoint-every 2000 {SMALL}",
 }
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 # Kills its own process at one of the calls that put a file in place, counted from the start of the process.
 SABOTAGE = """
 import os, pathlib, signal, sys
@@ -113,16 +116,55 @@ def soak(job: str, runs: int) -> int:
     return failed
 
 
+def processes_below(pid: int) -> list[Path]:
+    """The folders in /proc of a process's descendants."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            found += [Path(f"/proc/{child}"), *processes_below(child)]
+    return found
+
+
+def signals(runs: int) -> int:
+    """How many runs, of `runs` for each signal and backend, were not saved within ten seconds with the documented exit
+    code, or left a process behind."""
+    failed, rng = 0, random.Random(0)
+    for backend, (kind, code), index in itertools.product(("gymnasium", "async"), CODES.items(), range(runs)):
+        algo = ("--algo ddpg --learning-starts 300 --batch-size 32", "--algo ppo --num-steps 64 --num-minibatches 2")
+        flags = f"{algo[index % 2]} --hidden-sizes 32 32 --num-envs 2 --env Pendulum-v1 --total-steps 10000000 {SMALL}"
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch, "run")
+            command = [*TRAIN, *flags.split(), "--env-backend", backend, "--run-dir", str(folder)]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            while not (folder / "evaluations.csv").is_file():
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0, 3))
+            below, began = processes_below(process.pid), time.monotonic()
+            process.send_signal(kind)
+            _, complaint = process.communicate()
+            took = time.monotonic() - began
+            time.sleep(0.5)  # Python's own tracker of resources ends a moment after its parent.
+            left = [path for path in below if path.exists()]
+            saved = (folder / "checkpoints" / "latest.npz").is_file()
+            good = process.returncode == code and saved and took < 10 and not (left or complaint or leftovers(folder))
+            failed += not good
+            if not good:
+                print(f"{backend}, {kind.name}, run {index}: {process.returncode}, {took:.1f} s, {left}, {complaint}")
+    print(f"signals: {6 * runs - failed} of {6 * runs} saved, with the right exit code and no process left", flush=True)
+    return failed
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"some of {', '.join(JOBS)}; all by default")
     parser.add_argument("--runs", type=int, default=50, help="runs of each job")
     given = parser.parse_args()
-    if unknown := [job for job in given.jobs if job not in JOBS]:
-        parser.error(f"there is no job {unknown[0]}: there are {', '.join(JOBS)}")
+    if unknown := [job for job in given.jobs if job not in (*JOBS, "signals")]:
+        parser.error(f"there is no job {unknown[0]}: there are {', '.join(JOBS)} and signals")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(), "jaxrl-soak-cache")))
-    sys.exit(1 if sum(soak(job, given.runs) for job in given.jobs or JOBS) else 0)
+    failed = [signals(given.runs) if job == "signals" else soak(job, given.runs) for job in given.jobs or JOBS]
+    sys.exit(1 if any(failed) else 0)
 
 
 if __name__ == "__main__":

@@ -123,10 +123,15 @@ def load_arrays(path: Path, names: Collection[str] | None = None) -> tuple[dict[
     content = io.BytesIO(_whole(path))
     try:
         with zipfile.ZipFile(content) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
                 raise ValueError("it is compressed")
+            if sum(member.file_size for member in members) > len(content.getbuffer()):
+                raise ValueError("its parts are larger than the whole")
         with np.load(content, allow_pickle=False) as file:
             found = {name: file[name] for name in file if name != "notes" and (names is None or name in names)}
+            if odd := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+                raise ValueError(f"{odd[0]} is no array")
             notes = json.loads(file["notes"].tobytes())
             file_format = int(notes.pop("file_format"))
     except Exception as error:  # Whatever reading something strange may raise.

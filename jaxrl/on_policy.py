@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxrl.config import RunConfig
 from jaxrl.envs import Envs
+from jaxrl.errors import BadInput
+from jaxrl.memory import free_bytes
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
 from jaxrl.ppo import METRICS, PPOConfig, PPOState, ppo_init, ppo_update
@@ -49,6 +51,12 @@ def _empty_rollout(state: PPOState, envs: Envs, num_steps: int) -> Transition:
     action = host_policy(state.actor.apply_fn, state.actor.params)(envs.obs).sample(np.random.default_rng(0))
     number, flag = np.zeros(envs.num_envs, np.float32), np.zeros(envs.num_envs, bool)
     rows = envs.obs, action, number, envs.obs, flag, flag, flag if envs.marks_valid else None
+    size, free = num_steps * sum(row.nbytes for row in rows if row is not None), free_bytes()
+    if size > free:
+        raise BadInput(
+            f"a rollout of num_steps {num_steps:,} x num_envs {envs.num_envs:,} takes {size / 2**30:,.1f} GiB, and "
+            f"{free / 2**30:,.1f} are free"
+        )
     return Transition(*(None if row is None else np.zeros((num_steps, *row.shape), row.dtype) for row in rows))
 
 

@@ -1,12 +1,19 @@
 """Files: what is written comes back bit for bit; what is damaged or different is refused."""
 
+import copy
+import hashlib
+import io
+import json
+import pickle
+import zipfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrl import BadInput
-from jaxrl.checkpoint import load_tree, save_tree, write_atomically
+from jaxrl.checkpoint import DIGITS, load_arrays, load_tree, save_tree, write_atomically
 
 
 def tree(fill=1.0):
@@ -79,3 +86,51 @@ def test_pickles_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", notes=np.array([{}], dtype=object))
     with pytest.raises(BadInput, match="damaged"):
         load_tree(tmp_path / "a.npz", tree())
+
+
+def npy(shape, content=b"", descr="<f4"):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue() + content
+
+
+FORGED = {
+    "more numbers than there are": {"x": npy((10**12,))},
+    "more numbers than can be counted": {"x": npy((2**40, 2**40))},
+    "fewer than none": {"x": npy((-1,))},
+    "code to be run": {"x": npy((1,), pickle.dumps([print]), "|O")},
+    "no notes": {"notes": npy((2,), b"[]", "|u1")},
+    "notes that are no JSON": {"notes": npy((2,), b"{]", "|u1")},
+    "notes of too deep a nest": {"notes": npy((10**6,), b"[" * 10**6, "|u1")},
+    "no array": {"x": b"rubbish"},
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_file_with_the_right_digest_is_refused(tmp_path, name):
+    """Sizes out of proportion cost no memory, and nothing of the file is run."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        notes = json.dumps({"file_format": 1}).encode()
+        for member, text in ({"notes": npy((len(notes),), notes, "|u1")} | FORGED[name]).items():
+            archive.writestr(f"{member}.npy", text)
+        archive.comment = b"0" * DIGITS
+    body = content.getvalue()[:-DIGITS]
+    (tmp_path / "forged.npz").write_bytes(body + hashlib.sha256(body).hexdigest().encode())
+    with pytest.raises(BadInput, match="damaged"):
+        load_arrays(tmp_path / "forged.npz")
+
+
+def test_parts_that_overlap_are_refused(tmp_path):
+    """A small file whose directory names the same megabyte a thousand times."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("x.npy", npy((250_000,), bytes(10**6)))
+        archive.filelist += [copy.copy(archive.filelist[0]) for _ in range(1000)]
+        for index, member in enumerate(archive.filelist):
+            member.filename = f"x{index}.npy" if index else "x.npy"
+        archive.comment = b"0" * DIGITS
+    body = content.getvalue()[:-DIGITS]
+    (tmp_path / "forged.npz").write_bytes(body + hashlib.sha256(body).hexdigest().encode())
+    with pytest.raises(BadInput, match="larger than the whole"):
+        load_arrays(tmp_path / "forged.npz")

@@ -88,6 +88,7 @@ BAD_TRAIN = {
     "an environment that is gone": (["--env", "HalfCheetah-v3"], "HalfCheetah-v3"),
     "another environment to evaluate in": (["--eval-env", "Pendulum-v1"], "eval_env"),
     "a return that is no number": (["--stop-return", "nan"], "stop_return"),
+    "a rollout larger than memory": (["--num-steps", "1000000", "--num-envs", "4096"], "GiB"),
     "more environments than memory": (["--num-envs", "100000000000000"], "num_envs"),
     "more epochs than time": (["--num-epochs", "99999999999999999999"], "num_epochs"),
     "no name": (["--env", ""], "environment"),
