@@ -85,6 +85,7 @@ def _simulate(task: Any, remembered: dict[str, Any]) -> None:
         raise ValueError("the simulation has another size")
     mujoco.mj_setState(task.model, task.data, state, kind)
     mujoco.mj_forward(task.model, task.data)
+    mujoco.mj_setState(task.model, task.data, state, kind)  # MuJoCo before 3.4 lets the line above move its warm start.
     task.data.xpos[:], task.data.xipos[:] = _restored(remembered["xpos"]), _restored(remembered["xipos"])
 
 

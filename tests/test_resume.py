@@ -343,3 +343,16 @@ def test_kill_9_at_any_moment(tmp_path, algo):
     assert digest(RunConfig(run_dir=str(folder))) == expected
     assert tables(folder) == tables(tmp_path / "whole")
     assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp") or path.name == "next.npz"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", ["--algo ddpg --env Pendulum-v1", "--algo ppo --env HalfCheetah-v5 --num-envs 4"])
+def test_the_same_seed_in_two_fresh_processes_gives_the_same_bytes(tmp_path, flags):
+    digests = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        command = [sys.executable, "-m", "jaxrl.cli", "train", *flags.split(), "--total-steps", "10000"]
+        given = ["--eval-every", "5000", "--eval-episodes", "2", "--seed", str(seed), "--run-dir", str(tmp_path / name)]
+        subprocess.run([*command, *given], check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parent.parent)
+        digests.append(digest(RunConfig(run_dir=str(tmp_path / name))))
+    assert digests[0] == digests[1] != digests[2]
+    assert tables(tmp_path / "a") == tables(tmp_path / "b") != tables(tmp_path / "c")
