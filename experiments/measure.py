@@ -295,14 +295,14 @@ def saves() -> None:
     from jaxrl.run import train
     from jaxrl.session import Session
 
-    save, taken = Session._save, []
+    save, taken = Session.save, []
 
     def timed(*arguments: Any) -> None:
         began = time.perf_counter()
         save(*arguments)
         taken.append(time.perf_counter() - began)
 
-    setattr(Session, "_save", timed)  # noqa: B010
+    setattr(Session, "save", timed)  # noqa: B010
     for flags in (
         "--algo ddpg --env Pendulum-v1 --total-steps 20000 --checkpoint-every 10000",
         "--algo ppo --env CartPole-v1 --total-steps 500000",

@@ -135,7 +135,9 @@ def signals(runs: int) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch, "run")
             command = [*TRAIN, *flags.split(), "--env-backend", backend, "--run-dir", str(folder)]
+            before = signal.signal(kind, lambda *_: None)  # What is ignored here, is there.
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            signal.signal(kind, before)
             while not (folder / "evaluations.csv").is_file():
                 time.sleep(0.05)
             time.sleep(rng.uniform(0, 3))

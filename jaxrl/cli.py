@@ -11,6 +11,7 @@ import io
 import os
 import re
 import signal
+import statistics
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -62,9 +63,14 @@ def train_command(argv: Sequence[str] | None = None) -> int:
         run = parse_run(sys.argv[1:] if argv is None else argv)
         if run.render:
             _check_display()
-        from jaxrl.run import train
+        from jaxrl.run import train, train_seeds
 
-        train(run)
+        if run.num_seeds == 1:
+            train(run)
+            return
+        last = [result.evaluations[-1].mean_return for result in train_seeds(run) if result.evaluations]
+        mean, among = statistics.fmean(last), f"{min(last):,.1f} to {max(last):,.1f}"
+        print(f"last evaluations of {run.num_seeds} seeds: {mean:,.1f} +- {statistics.pstdev(last):,.1f}, {among}")
 
     return _run(command)
 

@@ -32,6 +32,9 @@ class RunConfig:
     """Environment steps to train for, over all environments; the run ends at the first update at or after it."""
     seed: int = 0
     """Seed of everything random in the run."""
+    num_seeds: int = 1
+    """Train as many runs side by side, with the seeds from `seed` on, each in a folder of its own, seed-0, seed-1, ...
+    They share the start and the cores; on an accelerator their updates are one call, and there the real gain is."""
     wrapper: tuple[WrapperLike, ...] = ()
     """Wrappers around each environment, module:callable, the innermost first; from Python also callables."""
     env_backend: Literal["gymnasium", "async", "envpool"] = "gymnasium"
@@ -179,7 +182,7 @@ def default_run(algo: str, env: str) -> RunConfig:
 
 
 # Beyond these a typing error is likelier than a wish, and memory ends before the run begins.
-MOST = {"num_envs": 2**16, "num_steps": 2**20, "eval_episodes": 10**5, "seed": 2**64 - 1}
+MOST = {"num_envs": 2**16, "num_steps": 2**20, "eval_episodes": 10**5, "seed": 2**64 - 1, "num_seeds": 1024}
 MOST |= {"buffer_size": 10**18, "batch_size": 2**24, "updates_per_step": 10**6, "learning_starts": 10**12}
 MOST |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "log_every", "anneal_steps"), 10**12)
 
@@ -188,13 +191,16 @@ def check_settings(run: RunConfig) -> None:
     """Raises BadInput, in one line, if the settings cannot work whatever the environment."""
     _check_relevant(run)
     at_least = {"total_steps": 1, "num_envs": 1, "num_steps": 1, "eval_every": 1, "eval_episodes": 1}
-    at_least |= {"buffer_size": 1, "learning_starts": 1, "batch_size": 1, "updates_per_step": 1}
+    at_least |= {"num_seeds": 1, "buffer_size": 1, "learning_starts": 1, "batch_size": 1, "updates_per_step": 1}
     for name, low in (at_least | {"checkpoint_every": 1, "log_every": 1, "seed": 0, "anneal_steps": 1}).items():
         number = getattr(run, name)
         if number is not None and not low <= number <= MOST[name]:
             raise BadInput(f"{name} is {number}: it must be from {low} to {MOST[name]:,}")
     if run.init_from is not None and run.resume is not None:
         raise BadInput("init_from begins a run and resume continues one: give one of them")
+    if run.num_seeds > 1 and (run.render or not (isinstance(run.env, str) or callable(run.env))):
+        odd = "render shows one run" if run.render else "a vector environment belongs to one run"
+        raise BadInput(f"num_seeds is {run.num_seeds}, but {odd}: leave one of the two off")
     if run.anneal_steps is not None and not run.anneals:
         raise BadInput("anneal_steps is set, but nothing anneals: add anneal_learning_rate or anneal_clip")
     if isinstance(run.env, VectorEnv) and run.eval_env is None:
@@ -280,6 +286,39 @@ def claim_run_dir(run: RunConfig) -> Path:
     return folder
 
 
+def seed_runs(run: RunConfig) -> list[RunConfig]:
+    """The runs that a run with `num_seeds` stands for, each with its folder in that of `run`.
+
+    Raises:
+      BadInput: the folder has something in it already, or to resume from, not the runs of so many seeds.
+    """
+    if run.resume is not None:
+        folders = _seed_folders(Path(run.resume))
+        runs = [dataclasses.replace(load_run(folder), total_steps=run.total_steps) for folder in folders]
+        if len({json.dumps({**run_to_json(each), "seed": 0, "resume": "", "run_dir": ""}) for each in runs}) != 1:
+            raise BadInput(f"the runs in {run.resume} differ in more than their seeds: resume each by itself")
+        return runs
+    group = _free_run_dir(run)
+    seeds = range(run.seed, run.seed + run.num_seeds)
+    return [dataclasses.replace(run, seed=seed, num_seeds=1, run_dir=str(group / f"seed-{seed}")) for seed in seeds]
+
+
+def _seed_folders(group: Path) -> list[Path]:
+    found = [folder for folder in group.glob("seed-*") if folder.name[5:].isdigit() and folder.is_dir()]
+    return sorted(found, key=lambda folder: int(folder.name[5:]))
+
+
+def _free_run_dir(run: RunConfig) -> Path:
+    """The folder for several runs, which their own will be made in."""
+    if run.run_dir is not None:
+        if Path(run.run_dir).is_dir() and any(Path(run.run_dir).iterdir()):
+            raise BadInput(f"run_dir {run.run_dir} is not empty: name a new folder, or continue its runs with resume")
+        return Path(run.run_dir)
+    name = re.sub(r"[^\w.-]+", "-", f"{run.algo}-{run.env_name}-seeds{run.seed}-{run.seed + run.num_seeds - 1}")
+    names = (Path("runs") / (name if suffix == 1 else f"{name}-{suffix}") for suffix in itertools.count(1))
+    return next(folder for folder in names if not folder.exists())
+
+
 def run_to_json(run: RunConfig) -> dict[str, Any]:
     """The settings as JSON-able values; an environment that is no id is recorded by name."""
     wrapper = tuple(map(_name_of, run.wrapper))
@@ -329,8 +368,11 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def load_run(folder: str | Path) -> RunConfig:
-    """The settings of the run in `folder`, set to resume it; BadInput where there is no run."""
+    """The settings of the run in `folder`, or of the runs of several seeds, set to resume it; BadInput where there is
+    none."""
     path = Path(folder) / "config.json"
+    if not path.exists() and (members := _seed_folders(Path(folder))):
+        return dataclasses.replace(load_run(members[0]), num_seeds=len(members), resume=str(folder))
     try:
         run = run_from_json(json.loads(path.read_text())["run"])
         return dataclasses.replace(run, resume=str(folder), init_from=None)

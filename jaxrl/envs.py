@@ -63,6 +63,7 @@ class Envs:
       observation_space, action_space: those of a single environment.
       obs: `(N, S)` float32, what to act on next; raw, flattened as `jaxrl.flatten` says.
       finished: the episodes that ended on the last step.
+      failed: whether one of them was lost, or ended the run with a fault, since the last reset.
       faults: the environments that were reset for a fault on the last step; always empty under `on_fault="stop"`.
     """
 
@@ -123,7 +124,7 @@ class Envs:
         self._ended = np.zeros(self.num_envs, bool)
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
-        self._failed = False
+        self.failed = False
         self._num_faults = np.zeros(self.num_envs, np.int64)  # Since the environment last finished an episode.
         obs, _ = self._ask("reset", seed=words if self._one_seed_each else words[0])
         self.obs = flatten(self._layout, obs, self.num_envs)
@@ -203,7 +204,7 @@ class Envs:
         """All that the environments and this adapter need to continue from here, JSON-able; None where it cannot be
         known, because an environment is not one of `jaxrl.env_state`'s, resets in its own way, or has failed."""
         base, states = self._vector_env, None
-        if self._failed:
+        if self.failed:
             return None
         if isinstance(base, Workers):
             states = self._ask("call", "snapshot")
@@ -258,10 +259,10 @@ class Envs:
                 return ask(self._vector_env, self._workers, question, self._timeout, *arguments, **options)
             return getattr(self._vector_env, question)(*arguments, **options)
         except EnvironmentLost:
-            self._failed = True
+            self.failed = True
             raise
         except Exception as error:
-            self._failed = True
+            self.failed = True
             name = type(self._vector_env.unwrapped).__name__
             raise EnvironmentLost(f"{name} raised {_one_line(error)}") from error
 
@@ -334,7 +335,7 @@ class Envs:
             raise self._fault(wrong, steps)
 
     def _fault(self, wrong: dict[int, str], steps: int) -> EnvironmentFault:
-        self._failed = True
+        self.failed = True
         index = min(wrong)
         return EnvironmentFault(index, wrong[index], steps)
 

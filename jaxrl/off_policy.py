@@ -1,7 +1,7 @@
 """DDPG's loop: act with noise, learn from the buffer while the environments step, store, repeat."""
 
-import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,35 +13,26 @@ from jax.flatten_util import ravel_pytree
 from jaxrl.config import RunConfig
 from jaxrl.ddpg import METRICS, DDPGConfig, DDPGState, ddpg_init, ddpg_update
 from jaxrl.envs import Envs
+from jaxrl.errors import EnvironmentFault, EnvironmentLost
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalizer_init
 from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
-from jaxrl.session import EXPLORATION, NETWORK, SAMPLING, Callback, Session, Training, stream, stream_key
+from jaxrl.session import EXPLORATION, NETWORK, SAMPLING, Callback, Session, Sessions, Training, stream, stream_key
+from jaxrl.stack import Stack, each, in_turn, joined, on_host
+from jaxrl.transition import Transition
 
 
-def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Training, Session]:
-    """Trains until the session says stop; returns where training stands then, and the session.
+def train_ddpg(runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Callback | None = None) -> Sessions:
+    """Trains each of `runs` in environments of its own until its session says stop; returns the sessions.
 
     Each step's update is handed to the device before the step is taken, and runs while the environments do: it samples
     from all transitions but the one that is just being made. The action comes from the policy before it, whose
     parameters every update leaves behind as one vector: so the device never waits for the environments.
     """
-    assert isinstance(run.agent, DDPGConfig)
-    state = ddpg_init(stream_key(run.seed, NETWORK), run.agent, envs.observation_space, envs.action_space)
-    assert isinstance(envs.action_space, spaces.Box)
-    low, high = envs.action_space.low.ravel(), envs.action_space.high.ravel()
-    spread = run.exploration_noise * (high - low) / 2
-    replay = replay_init(run.buffer_size, envs.obs.shape[1], len(low))
-    rng = np.random.default_rng(stream(run.seed, EXPLORATION))
-    normalizer = normalizer_init(envs.obs.shape[1], run.num_envs, False, False)
-    # Updates go by steps: a vector environment that spends rows on resetting takes fewer than it has rows.
-    training = Training(state, normalizer, rng, envs, replay, steps_due=envs.num_envs)
-    unravel = _unraveller(state.actor.params)
-    sampling_key = stream_key(run.seed, SAMPLING)
-    add = jax.jit(replay_add, donate_argnums=0)
+    trainings, run = [_training(run, envs) for run, envs in zip(runs, all_envs, strict=True)], runs[0]
+    sampling = [stream_key(run.seed, SAMPLING) for run in runs]
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def learn(state: DDPGState, replay: Replay) -> tuple[DDPGState, jax.Array, jax.Array]:
+    def learn_one(state: DDPGState, replay: Replay, sampling_key: jax.Array) -> tuple[DDPGState, Any]:
         def once(state: DDPGState, _: None) -> tuple[DDPGState, jax.Array]:
             key = jax.random.fold_in(sampling_key, state.num_updates)
             state, metrics = ddpg_update(state, replay_sample(replay, key, run.batch_size))
@@ -49,32 +40,91 @@ def train_ddpg(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[T
 
         state, metrics = jax.lax.scan(once, state, length=run.updates_per_step)
         metrics = metrics.mean(0).at[METRICS.index("skipped_updates")].multiply(run.updates_per_step)
-        return state, metrics, ravel_pytree(state.actor.params)[0]
+        return state, (metrics, _flat(state.actor.params))
 
-    with Session(run, envs.observation_space, envs.action_space, METRICS, callback) as session:
-        session.begin(training)
+    with Sessions(runs, trainings, METRICS, callback) as sessions:
+        sessions.begin()
         if run.resume is None:
-            session.say(_plan(run))
-        metrics, next_acting = None, ravel_pytree(training.state.actor.params)[0]
-        while session.goes_on(training, metrics):
-            metrics = None
-            if training.step < run.learning_starts:
-                action = rng.uniform(low, high, (envs.num_envs, len(low)))
-            else:
-                acting = next_acting
-                if training.steps_due >= envs.num_envs:
-                    training.state, metrics, next_acting = learn(training.state, training.replay)
-                    training.steps_due -= envs.num_envs
-                noise = spread * rng.standard_normal((envs.num_envs, len(low)))
-                policy = host_policy(state.actor.apply_fn, unravel(np.asarray(acting)))
-                action = np.clip(policy(envs.obs).mode() + noise, low, high)
-            transition = envs.step(action.astype(np.float32))
-            taken = envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
-            training.replay = add(training.replay, transition)
-            training.steps_due += taken if training.step >= run.learning_starts else 0
-            training.step += taken
-            session.episodes(training.step, envs)
-    return training, session
+            for session in sessions:
+                session.say(_plan(session.run))
+        stacks = sessions.stacked()
+        size = len(stacks[0])
+        learn = jax.jit(each(learn_one, size), donate_argnums=0)
+        add = jax.jit(replay_add if size == 1 else jax.vmap(replay_add), donate_argnums=0)
+        keys = iter(sampling)
+        in_turn(_learn(stack, Stack([next(keys) for _ in stack]).tree, learn, add) for stack in stacks)
+    return sessions
+
+
+def _training(run: RunConfig, envs: Envs) -> Training:
+    assert isinstance(run.agent, DDPGConfig)
+    state = ddpg_init(stream_key(run.seed, NETWORK), run.agent, envs.observation_space, envs.action_space)
+    obs_dim, action_dim = envs.obs.shape[1], math.prod(envs.action_space.shape or ())
+    memory = Stack([replay_init(run.buffer_size, obs_dim, action_dim)])
+    rng = np.random.default_rng(stream(run.seed, EXPLORATION))
+    normalizer = normalizer_init(obs_dim, run.num_envs, False, False)
+    # Updates go by steps: a vector environment that spends rows on resetting takes fewer than it has rows.
+    return Training(Stack([state]), normalizer, rng, envs, memory, steps_due=envs.num_envs)
+
+
+def _learn(stack: Sequence[Session], keys: Any, learn: Callable[..., Any], add: Callable[..., Any]) -> Iterator[None]:
+    """The loop, for runs that are updated together; it pauses after each step, while an update is under way."""
+    trainings, run = [session.training for session in stack], stack[0].run
+    learner, memory = trainings[0].learner, trainings[0].memory
+    assert memory is not None
+    apply_fn, params = learner.tree.actor.apply_fn, learner.tree.actor.params
+    flat = _flat(params) if learner.size == 1 else jax.vmap(_flat)(params)
+    unravel = _unraveller(on_host(learner, lambda state: state.actor.params)[0])
+    due, metrics = np.zeros(len(stack), bool), None
+    latest: list[Any] = [None] * len(stack)  # What each of them did last.
+    while any(going := [session.goes_on(metrics if due[at] else None) for at, session in enumerate(stack)]):
+        metrics, acting = None, flat
+        for at, training in enumerate(trainings):
+            learns = going[at] and training.step >= run.learning_starts
+            due[at] = learns and training.steps_due >= training.envs.num_envs
+            training.steps_due -= training.envs.num_envs if due[at] else 0
+        if due.any():
+            learner.tree, (metrics, flat) = learn(learner.tree, due.copy(), memory.tree, keys)
+        failure = None
+        for at, session in enumerate(stack):
+            stepped = False
+            try:
+                if going[at] and failure is None:
+                    is_random = session.training.step < run.learning_starts
+                    params = None if is_random else unravel(np.atleast_2d(np.asarray(acting))[at])
+                    latest[at], stepped = _step(session, params and host_policy(apply_fn, params)), True
+            except (EnvironmentFault, EnvironmentLost) as error:
+                failure = error  # The others' steps are whole, and kept.
+            if len(stack) > 1 and latest[at] is not None:
+                rows = np.full(run.num_envs, stepped) if latest[at].valid is None else latest[at].valid & stepped
+                latest[at] = latest[at]._replace(valid=rows)
+        if all(transition is not None for transition in latest) and (failure is None or len(stack) > 1):
+            memory.tree = add(memory.tree, joined(latest))
+        if failure is not None:
+            raise failure
+        yield
+
+
+def _step(session: Session, policy: Callable[[np.ndarray], Any] | None) -> Transition:
+    """One step of a run's environments, with noise on what its policy says, or at random where there is none yet."""
+    run, training, envs, rng = session.run, session.training, session.training.envs, session.training.rng
+    assert isinstance(envs.action_space, spaces.Box)
+    low, high = envs.action_space.low.ravel(), envs.action_space.high.ravel()
+    if policy is None:
+        action = rng.uniform(low, high, (envs.num_envs, len(low)))
+    else:
+        noise = run.exploration_noise * (high - low) / 2 * rng.standard_normal((envs.num_envs, len(low)))
+        action = np.clip(policy(envs.obs).mode() + noise, low, high)
+    transition = envs.step(action.astype(np.float32))
+    taken = envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
+    training.steps_due += taken if training.step >= run.learning_starts else 0
+    training.step += taken
+    session.episodes()
+    return transition
+
+
+def _flat(params: Any) -> jax.Array:
+    return ravel_pytree(params)[0]
 
 
 def _unraveller(params: Any) -> Callable[[np.ndarray], Any]:

@@ -1,6 +1,7 @@
 """PPO's loop: collect a rollout with the current policy, update once, repeat."""
 
-import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,37 +14,61 @@ from jaxrl.memory import free_bytes
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
 from jaxrl.ppo import METRICS, PPOConfig, PPOState, ppo_init, ppo_update
-from jaxrl.session import EXPLORATION, NETWORK, Callback, Session, Training, stream, stream_key
+from jaxrl.session import EXPLORATION, NETWORK, Callback, Session, Sessions, Training, stream, stream_key
+from jaxrl.stack import Stack, each, in_turn, joined, on_host
 from jaxrl.transition import Transition
 
 
-def train_ppo(run: RunConfig, envs: Envs, callback: Callback | None) -> tuple[Training, Session]:
-    """Trains until the session says stop; returns where training stands then, and the session."""
-    config = run.algorithm_config
-    assert isinstance(config, PPOConfig)
-    gamma = float(config.gamma)
-    state = ppo_init(stream_key(run.seed, NETWORK), config, envs.observation_space, envs.action_space)
-    normalizer = normalizer_init(envs.obs.shape[1], envs.num_envs, run.normalize_obs, run.normalize_reward)
-    rng = np.random.default_rng(stream(run.seed, EXPLORATION))
-    training = Training(state, normalizer, rng, envs, rollout=_empty_rollout(state, envs, run.num_steps))
+def train_ppo(runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Callback | None = None) -> Sessions:
+    """Trains each of `runs` in environments of its own until its session says stop; returns the sessions."""
+    trainings = [_training(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: PPOState, rollout: Transition) -> tuple[PPOState, jax.Array]:
+    def update_one(state: PPOState, rollout: Transition) -> tuple[PPOState, jax.Array]:
         state, metrics = ppo_update(state, rollout)
         return state, jnp.stack([metrics[name].astype(jnp.float32) for name in METRICS])
 
-    spaces = envs.observation_space, envs.action_space
-    with Session(run, *spaces, METRICS, callback) as session:
-        session.begin(training)
-        metrics = None
-        while session.goes_on(training, metrics):
-            metrics = None
-            rollout = _collect(envs, training, session)
-            if session.stopped_by is None:
-                training.normalizer, seen = normalize_rollout(training.normalizer, rollout, gamma)
-                training.state, metrics = update(training.state, seen)
-                training.rows = 0
-    return training, session
+    with Sessions(runs, trainings, METRICS, callback) as sessions:
+        sessions.begin()
+        stacks = sessions.stacked()
+        update = jax.jit(each(update_one, len(stacks[0])), donate_argnums=0)
+        in_turn(_learn(stack, sessions, update) for stack in stacks)
+    return sessions
+
+
+def _training(run: RunConfig, envs: Envs) -> Training:
+    config = run.algorithm_config
+    assert isinstance(config, PPOConfig)
+    state = ppo_init(stream_key(run.seed, NETWORK), config, envs.observation_space, envs.action_space)
+    normalizer = normalizer_init(envs.obs.shape[1], envs.num_envs, run.normalize_obs, run.normalize_reward)
+    rng = np.random.default_rng(stream(run.seed, EXPLORATION))
+    return Training(Stack([state]), normalizer, rng, envs, rollout=_empty_rollout(state, envs, run.num_steps))
+
+
+def _learn(stack: Sequence[Session], sessions: Sessions, update: Callable[..., Any]) -> Iterator[None]:
+    """The loop, for runs that are updated together; it pauses while an update is under way."""
+    learner, metrics = stack[0].training.learner, None
+    seen = [session.training.rollout for session in stack]
+    while any(going := [session.goes_on(metrics) for session in stack]):
+        acting, metrics = on_host(learner, lambda state: state.actor.params), None
+        for place, session in enumerate(stack):
+            if going[place]:
+                _collect(session.training, session, sessions, acting[place])
+        if sessions.stopped_by is None:
+            for place, session in enumerate(stack):
+                if going[place]:
+                    seen[place] = _taken_in(session)
+            learner.tree, metrics = update(learner.tree, np.array(going), joined(seen))
+            yield
+
+
+def _taken_in(session: Session) -> Transition:
+    """The rollout as the update gets it, once the normaliser has taken it in."""
+    training = session.training
+    assert training.rollout is not None
+    gamma = float(session.run.algorithm_config.gamma)
+    training.normalizer, seen = normalize_rollout(training.normalizer, training.rollout, gamma)
+    training.rows = 0
+    return seen
 
 
 def _empty_rollout(state: PPOState, envs: Envs, num_steps: int) -> Transition:
@@ -60,16 +85,16 @@ def _empty_rollout(state: PPOState, envs: Envs, num_steps: int) -> Transition:
     return Transition(*(None if row is None else np.zeros((num_steps, *row.shape), row.dtype) for row in rows))
 
 
-def _collect(envs: Envs, training: Training, session: Session) -> Transition:
-    """Acts until the rollout of `training` is full or the run is asked to stop; returns it, raw, `(T, N)`. It begins
-    where it left off.
+def _collect(training: Training, session: Session, sessions: Sessions, params: Any) -> None:
+    """Acts until the rollout of `training`, raw, `(T, N)`, is full or the run is asked to stop. It begins where it left
+    off.
 
     The last update may still be reading the rollout's arrays when this begins. Fetching its parameters waits for its
     end, so nothing is written before it is through.
     """
-    rollout = training.rollout
+    envs, rollout = training.envs, training.rollout
     assert rollout is not None
-    see, policy = observer(training.normalizer), host_policy(training.state.actor.apply_fn, training.state.actor.params)
+    see, policy = observer(training.normalizer), host_policy(training.learner.tree.actor.apply_fn, params)
     for t in range(training.rows, len(rollout.reward)):
         distribution = policy(see(envs.obs))
         action = distribution.sample(training.rng)
@@ -81,10 +106,9 @@ def _collect(envs: Envs, training: Training, session: Session) -> Transition:
             _break_off(rollout, t, index, training)
         training.step += envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
         training.rows = t + 1
-        session.episodes(training.step, envs)
-        if session.stopped_by is not None:
+        session.episodes()
+        if sessions.stopped_by is not None:
             break
-    return rollout
 
 
 def _break_off(rollout: Transition, t: int, index: int, training: Training) -> None:

@@ -30,14 +30,21 @@ class RunLog:
     Args:
       run_dir: the run's folder.
       metric_names: columns of metrics.csv.
-      total_steps: where the run ends.
-      step: where it starts.
+      step: where the run starts.
       wall_time: what a resumed run has taken before, in seconds; its tables keep their rows up to `step`. None for a
         run that begins.
+      display: where to show how far it is.
+      name: what the run is called there; empty where it is the only one.
     """
 
     def __init__(
-        self, run_dir: Path, metric_names: Sequence[str], total_steps: int, step: int, wall_time: float | None
+        self,
+        run_dir: Path,
+        metric_names: Sequence[str],
+        step: int,
+        wall_time: float | None,
+        display: "Display",
+        name: str = "",
     ) -> None:
         self._began = time.perf_counter() - (wall_time or 0.0)
         kept = -1 if wall_time is None else step
@@ -49,7 +56,7 @@ class RunLog:
         self._board = SummaryWriter(str(run_dir), purge_step=None if wall_time is None else step + 1, flush_secs=10)
         self._recent: deque[float] = deque(maxlen=100)
         self._pending: list[FinishedEpisode] = []
-        self._display = _Display(total_steps, step)
+        self._display, self._name = display, f"{name}: " if name else ""
         self._fault_table = run_dir / "faults.csv", ("step", "env_index", "fault", "wall_time"), kept
         if self._fault_table[0].is_file():  # Of the run that this one resumes.
             self._files["faults"] = _Table(*self._fault_table)
@@ -100,11 +107,11 @@ class RunLog:
         self._files["evaluations"].add(row)
         self._files["evaluations"].flush()
         self._board.add_scalar("evaluation/mean_return", evaluation.mean_return, evaluation.step)
-        self._display.evaluated(evaluation)
+        self._display.evaluated(evaluation, self._name)
 
     def say(self, line: str) -> None:
         """Prints a line above the progress."""
-        self._display.say(line)
+        self._display.say(self._name + line)
 
     def close(self) -> None:
         """Writes what is left and closes everything."""
@@ -138,8 +145,13 @@ class _Table:
         self._file.close()
 
 
-class _Display:
-    """A live line on a terminal, plain lines elsewhere."""
+class Display:
+    """A live line on a terminal, plain lines elsewhere.
+
+    Args:
+      total_steps: where the run ends.
+      step: where it starts.
+    """
 
     def __init__(self, total_steps: int, step: int) -> None:
         self._total, self._began_at = total_steps, step
@@ -156,6 +168,7 @@ class _Display:
             self._bar.start()
 
     def advance(self, step: int, recent: Sequence[float]) -> float:
+        """Shows how far the run is, and the mean of its recent returns; gives its speed in steps per second."""
         now = time.perf_counter()
         then, before = self._marks[0]
         self._marks.append((now, step))
@@ -172,15 +185,17 @@ class _Display:
             self.say(text)
         return self._rate
 
-    def evaluated(self, evaluation: Evaluation) -> None:
+    def evaluated(self, evaluation: Evaluation, name: str = "") -> None:
+        """Shows an evaluation of the run called `name`."""
         self._evaluated = f"  evaluated {evaluation.mean_return:,.1f}"
         rate = f", {self._rate:,.0f} steps/s" if self._rate else ""
         self.say(
-            f"step {evaluation.step:,}: evaluation {evaluation.mean_return:,.1f} +- {evaluation.std_return:,.1f} "
+            f"{name}step {evaluation.step:,}: evaluation {evaluation.mean_return:,.1f} +- {evaluation.std_return:,.1f} "
             f"over {evaluation.episodes} episodes{rate}, {_duration(evaluation.wall_time)} so far"
         )
 
     def say(self, line: str) -> None:
+        """Prints a line above the progress."""
         if self._bar is None:
             self._last_line = time.perf_counter()
             with contextlib.suppress(OSError):  # Nobody reads any more (a closed pipe, a full disk): the run goes on.
@@ -189,6 +204,7 @@ class _Display:
             self._bar.console.print(line, highlight=False, markup=False)
 
     def close(self) -> None:
+        """Leaves the live line as it stands."""
         if self._bar is not None:
             self._bar.refresh()
             self._bar.stop()

@@ -1,5 +1,6 @@
 """All that happens around a training loop, in one place: evaluation, checkpoints, logs, stops. A loop calls
-`Session.goes_on` where its state is whole, and stops when told to."""
+`Session.goes_on` where its state is whole, and stops when told to. `Sessions` are those of runs that go on together.
+"""
 
 import dataclasses
 import json
@@ -7,7 +8,7 @@ import math
 import platform
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,6 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnasium import spaces
 
 from jaxrl.checkpoint import DamagedFile, clean_up, load_arrays, load_tree, save_tree, write_atomically
 from jaxrl.config import RunConfig, check_resumable, claim_run_dir, run_to_json
@@ -29,7 +29,8 @@ from jaxrl.normalize import Normalizer, observer
 from jaxrl.policy import save_policy
 from jaxrl.replay import Replay
 from jaxrl.replay_file import Segment, forget, load_replay, save_replay
-from jaxrl.runlog import RunLog
+from jaxrl.runlog import Display, RunLog
+from jaxrl.stack import Stack, stack_sizes
 from jaxrl.transition import Transition
 
 # What each purpose's random stream is called among a seed's children. Numbers are never reused or changed.
@@ -53,26 +54,42 @@ class Training:
     """What a loop hands from one step to the next, and a checkpoint keeps.
 
     Attributes:
-      state: the learner's pytree.
+      learner: the learner's pytree; `state` is this run's, where several runs' are stacked.
       normalizer: statistics of observations and returns.
       rng: generator of the exploration.
-      replay: the buffer, where there is one.
       envs: the environments.
+      memory: the replay buffer, where there is one; `replay` is this run's.
+      place: of this run in those two.
       step: environment steps taken.
       steps_due: of an off-policy loop, steps taken that no update has answered yet.
       rollout: of an on-policy loop, the transitions that the next update will learn from, `(T, N)`.
       rows: how many of the rollout's T rows have been taken.
     """
 
-    state: Any
+    learner: Stack
     normalizer: Normalizer
     rng: np.random.Generator
     envs: Envs
-    replay: Replay | None = None
+    memory: Stack | None = None
+    place: int = 0
     step: int = 0
     steps_due: int = 0
     rollout: Transition | None = None
     rows: int = 0
+
+    @property
+    def state(self) -> Any:
+        """The learner of this run."""
+        return self.learner[self.place]
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.learner[self.place] = state
+
+    @property
+    def replay(self) -> Replay | None:
+        """The buffer of this run."""
+        return None if self.memory is None else self.memory[self.place]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,44 +115,12 @@ class Snapshot:
 Callback = Callable[[Snapshot], Any]
 
 
-class Session:
-    """One run's surroundings, from its folder to its last checkpoint. Use it as a context manager.
+class Stops:
+    """While it is open in the main thread, each of the signals in `STOPS` is written down in `asked_by`, which asks the
+    loop to call `goes_on` after its next step: that then saves a checkpoint. A second Ctrl-C interrupts at once."""
 
-    While it is open in the main thread, the signals in `STOPS` set `stopped_by`, which asks the loop to call `goes_on`
-    after its next step: that then saves a checkpoint. A second Ctrl-C interrupts at once.
-
-    Args:
-      run: the run's settings.
-      observation_space, action_space: those of one environment.
-      metric_names: of the numbers that come with each update.
-      callback: called with a Snapshot after each update; returning False ends the run.
-    """
-
-    def __init__(
-        self,
-        run: RunConfig,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        metric_names: Sequence[str],
-        callback: Callback | None = None,
-    ) -> None:
-        self.run = run
-        self.evaluations: list[Evaluation] = []
-        self.stopped_by: signal.Signals | None = None
-        self._spaces = observation_space, action_space
-        self._metric_names, self._callback = metric_names, callback
-        eval_env = run.env if run.eval_env is None else run.eval_env
-        self._eval_envs = make_eval_envs(eval_env, run.eval_episodes, run.wrapper, run.on_fault)
-        seen, done = self._eval_envs.observation_space, self._eval_envs.action_space
-        if describe(layout(seen)) != describe(layout(observation_space)) or done != action_space:
-            raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
-        self._pending: list[Any] = []
-        self._training: Training | None = None
-        self._segments: list[Segment] = []  # Of the replay buffer, on disk.
-        self._notices: list[str] = []
-        self._evaluating = False
-        # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
-        self._evaluated = self._saved = self._logged = -1
+    def __init__(self) -> None:
+        self.asked_by: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -144,40 +129,62 @@ class Session:
             self._handlers = {kind: signal.signal(kind, self._stop) for kind in heard}
         return self
 
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> bool:
-        training, failed = self._training, isinstance(error, EnvironmentFault | EnvironmentLost)
-        try:
-            if failed and training is not None:  # What was learned is kept.
-                self._save(training)
-        finally:
-            for kind, handler in self._handlers.items():
-                signal.signal(kind, handler)
-            self._eval_envs.close()
-            if hasattr(self, "_log"):
-                self._log.close()
-        if isinstance(error, EnvironmentLost) and self.stopped_by is not None:
-            return True  # What stops the run may reach its processes too, and before it.
-        if self._evaluating and failed and training is not None:
-            text = f"in the evaluation at step {training.step:,}, {error}; the run up to it is saved in {self.run_dir}"
-            raise (BadInput if isinstance(error, EnvironmentFault) else EnvironmentLost)(text) from error
-        if isinstance(error, EnvironmentFault):
-            step = error.steps + (0 if training is None else training.step)
-            raise BadInput(
-                f"{self.run.env_name} {error.what}, environment {error.env_index} at step {step:,}: nothing of that "
-                f"step is stored, the run up to it is saved; the environment must not, or --on-fault reset goes on"
-            ) from error
-        if isinstance(error, EnvironmentLost) and training is not None:
-            raise EnvironmentLost(
-                f"{self.run.env_name}: {error}, after step {training.step:,}; the run up to it is saved in "
-                f"{self.run_dir}"
-            ) from error
-        return False
+    def __exit__(self, *_: object) -> None:
+        for kind, handler in self._handlers.items():
+            signal.signal(kind, handler)
 
-    def begin(self, training: Training) -> None:
+    def _stop(self, kind: int, frame: FrameType | None) -> None:
+        if self.asked_by is not None and kind == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked_by = signal.Signals(kind)
+
+
+class Session:
+    """One run's surroundings, from its folder to its last checkpoint.
+
+    Args:
+      run: the run's settings.
+      training: where it begins.
+      metric_names: of the numbers that come with each update.
+      stops: whether it is asked to stop.
+      eval_envs: environments to evaluate in; None for new ones.
+      callback: called with a Snapshot after each update; returning False ends the run.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        training: Training,
+        metric_names: Sequence[str],
+        stops: Stops,
+        eval_envs: Envs | None = None,
+        callback: Callback | None = None,
+    ) -> None:
+        self.run, self.training, self.eval_envs = run, training, eval_envs or _eval_envs(run)
+        self.evaluations: list[Evaluation] = []
+        self._spaces = training.envs.observation_space, training.envs.action_space
+        seen, done = self.eval_envs.observation_space, self.eval_envs.action_space
+        if describe(layout(seen)) != describe(layout(self._spaces[0])) or done != self._spaces[1]:
+            raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
+        self._metric_names, self._stops, self._callback = metric_names, stops, callback
+        self._pending: list[Any] = []
+        self.begun = self._over = False
+        self._segments: list[Segment] = []  # Of the replay buffer, on disk.
+        self._notices: list[str] = []
+        self._evaluating = False
+        # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
+        self._evaluated = self._saved = self._logged = -1
+
+    def begin(self, display: Display | None = None, name: str = "") -> None:
         """Makes the run's folder, starts the logs and resets the environments; where the run resumes, or starts from
         another's networks, brings `training` there. Whatever was wrong with the settings has been said before anything
-        is written."""
-        run, wall_time, env_state = self.run, None, None
+        is written.
+
+        Args:
+          display: where to show how far the run is; None for one of its own.
+          name: what the run is called there.
+        """
+        run, training, wall_time, env_state = self.run, self.training, None, None
         about = {"run": run_to_json(dataclasses.replace(run, resume=None)), "versions": versions()}
         text = json.dumps(about | {"device": str(jax.devices()[0])}, indent=2).encode() + b"\n"
         if run.resume is not None:
@@ -191,10 +198,11 @@ class Session:
             (self.run_dir / "checkpoints").mkdir()
         # Written again by a resumed run, whose end may have moved.
         write_atomically(self.run_dir / "config.json", lambda file: file.write(text))
-        self._log = RunLog(self.run_dir, self._metric_names, run.total_steps, training.step, wall_time)
-        self._training = training
+        display = Display(run.total_steps, training.step) if display is None else display
+        self._log = RunLog(self.run_dir, self._metric_names, training.step, wall_time, display, name)
+        self.begun = True
         training.envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
-        self.episodes(training.step, training.envs)
+        self.episodes()
         if env_state is not None:
             try:
                 training.envs.set_state(env_state)
@@ -223,53 +231,77 @@ class Session:
         """Prints a line above the progress."""
         self._log.say(line)
 
-    def episodes(self, step: int, envs: Envs) -> None:
-        """Logs the episodes that ended at `step`, and those that a fault broke off."""
+    def episodes(self) -> None:
+        """Logs the episodes that ended on the last step, and those that a fault broke off."""
+        step, envs = self.training.step, self.training.envs
         if envs.finished:
             self._log.episodes(step, envs.finished)
         if envs.faults:
             self._log.faults(step, envs.faults)
 
-    def goes_on(self, training: Training, metrics: jax.Array | None = None) -> bool:
-        """Does whatever is due at this step; False when the loop must end.
+    def goes_on(self, metrics: jax.Array | None = None) -> bool:
+        """Does whatever is due at this step, where everything in `training` belongs to it; False when the run is over.
 
         Args:
-          training: where the loop stands; everything in it belongs to the same step.
-          metrics: of the update that led here, `(len(metric_names),)`, still on the device: one array, because each
-            that is fetched costs as much as the rest of a step. None where there was no update.
+          metrics: of the update that led here, `(len(metric_names),)`, or a row of these for each of the runs that were
+            updated together; still on the device, and one array, because each that is fetched costs as much as the rest
+            of a step. None where there was no update.
         """
-        run, step = self.run, training.step
+        if self._over:
+            return False
+        run, training, step = self.run, self.training, self.training.step
+        asked = self._stops.asked_by is not None
         if training.rows:  # In the middle of a rollout nothing is due, but to stop if that is asked.
-            if self.stopped_by is not None:
-                self._save(training)
-                self._finish(training)
-            return self.stopped_by is None
+            if asked:
+                self.save()
+                self._finish()
+            return not asked
         over = step >= run.total_steps
         if metrics is not None:
             self._pending.append(metrics)
         if step > 0 and (over or step // run.log_every > self._logged // run.log_every):
             self._write_metrics(step)
         due = step != self._evaluated and (over or step // run.eval_every > self._evaluated // run.eval_every)
-        if due and self.stopped_by is None:
-            over |= self._evaluate(training)
+        if due and not asked:
+            over |= self._evaluate()
         if self._callback is not None and metrics is not None:
-            answer = self._callback(self._snapshot(training, metrics))
+            answer = self._callback(self._snapshot(metrics))
             over |= answer is not None and not answer
-        over |= self.stopped_by is not None
+        over |= self._stops.asked_by is not None
         if over or (step > 0 and step // run.checkpoint_every > max(self._saved, 0) // run.checkpoint_every):
-            self._save(training)
+            self.save()
         if over:
-            self._finish(training)
+            self._finish()
         return not over
 
-    def _stop(self, kind: int, frame: FrameType | None) -> None:
-        if self.stopped_by is not None and kind == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.stopped_by = signal.Signals(kind)
+    def failed(self) -> bool:
+        """Whether it is this run's environments that failed."""
+        return self._evaluating or self.training.envs.failed
+
+    def explained(self, error: EnvironmentFault | EnvironmentLost) -> Exception:
+        """What became of the run when its environments failed, in one line."""
+        step, name = self.training.step, self.run.env_name
+        if not self.begun:
+            return error
+        if self._evaluating:
+            text = f"in the evaluation at step {step:,}, {error}; the run up to it is saved in {self.run_dir}"
+            return (BadInput if isinstance(error, EnvironmentFault) else EnvironmentLost)(text)
+        if isinstance(error, EnvironmentFault):
+            return BadInput(
+                f"{name} {error.what}, environment {error.env_index} at step {step + error.steps:,}: nothing of that "
+                f"step is stored, the run up to it is saved; the environment must not, or --on-fault reset goes on"
+            )
+        return EnvironmentLost(f"{name}: {error}, after step {step:,}; the run up to it is saved in {self.run_dir}")
+
+    def close(self) -> None:
+        """Closes the logs and the environments of the evaluation."""
+        self.eval_envs.close()
+        if self.begun:
+            self._log.close()
 
     def _write_metrics(self, step: int) -> None:
         if self._pending:
-            rows = np.array(jax.device_get(self._pending), np.float64)
+            rows = self._pending_rows()
             finite = np.isfinite(rows)  # What a skipped update reports must not hide what the others do.
             sums, counts = np.where(finite, rows, 0).sum(0), finite.sum(0)
             means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
@@ -281,14 +313,19 @@ class Session:
         self._log.progress(step)
         self._pending, self._logged = [], step
 
-    def _evaluate(self, training: Training) -> bool:
+    def _pending_rows(self) -> np.ndarray:
+        rows = [np.asarray(each, np.float64) for each in jax.device_get(self._pending)]
+        return np.array([row[self.training.place] if row.ndim > 1 else row for row in rows])
+
+    def _evaluate(self) -> bool:
         """Evaluates, keeps the best policy, and says whether the run has reached what it was to reach."""
+        training, stops = self.training, self._stops
         seed = stream(self.run.seed, EVALUATION, training.step)
         policy = _noise_free(training)
         faults: list[Fault] = []
         self._evaluating = True
         episodes = evaluate(
-            policy, self._eval_envs, self.run.eval_episodes, seed, lambda: self.stopped_by is not None, faults
+            policy, self.eval_envs, self.run.eval_episodes, seed, lambda: stops.asked_by is not None, faults
         )
         self._evaluating = False
         if faults:
@@ -307,35 +344,35 @@ class Session:
         )
         # Of equals the latest: it has learned longer.
         if evaluation.mean_return >= max((each.mean_return for each in self.evaluations), default=-np.inf):
-            self._save_policy("best", training, evaluation)
+            self._save_policy("best", evaluation)
         self.evaluations.append(evaluation)
         self._evaluated = training.step
         self._log.evaluation(evaluation)
         if self.run.render:
-            self._show(training)
+            self._show()
         return self.run.stop_return is not None and evaluation.mean_return >= self.run.stop_return
 
-    def _show(self, training: Training) -> None:
-        seed = stream(self.run.seed, SHOW, training.step)
+    def _show(self) -> None:
+        seed = stream(self.run.seed, SHOW, self.training.step)
         envs = make_envs(self.run.env, 1, seed, wrapper=self.run.wrapper, render_mode="human")
-        policy = _noise_free(training)
-        while not envs.finished and self.stopped_by is None:
+        policy = _noise_free(self.training)
+        while not envs.finished and self._stops.asked_by is None:
             envs.step(policy(envs.obs))
         envs.close()
 
-    def _save_policy(self, name: str, training: Training, evaluation: Evaluation | None) -> None:
-        record = run_to_json(self.run)
+    def _save_policy(self, name: str, evaluation: Evaluation | None) -> None:
+        training, record = self.training, run_to_json(self.run)
         notes = {"step": training.step, "evaluation": None, "versions": versions(), "wrapper": record["wrapper"]}
         if evaluation is not None:
-            seeds = self._eval_envs.seeds(stream(self.run.seed, EVALUATION, evaluation.step))
+            seeds = self.eval_envs.seeds(stream(self.run.seed, EVALUATION, evaluation.step))
             how = {"env": record["eval_env"] or record["env"], "on_fault": self.run.on_fault}
-            notes["evaluation"] = evaluation._asdict() | how | {"num_envs": self._eval_envs.num_envs, "seeds": seeds}
+            notes["evaluation"] = evaluation._asdict() | how | {"num_envs": self.eval_envs.num_envs, "seeds": seeds}
         folder, actor = self.run_dir / "policy" / name, training.state.actor
         save_policy(folder, actor, training.normalizer, self.run.env_name, *self._spaces, notes)
 
-    def _save(self, training: Training) -> None:
+    def save(self) -> None:
         """Writes a checkpoint beside the last one, which stays until the next: `latest.npz` and `previous.npz`."""
-        folder, segments = self.run_dir / "checkpoints", self._segments
+        training, folder, segments = self.training, self.run_dir / "checkpoints", self._segments
         notes = {
             "algo": self.run.algo,
             "env": self.run.env_name,
@@ -343,7 +380,7 @@ class Session:
             "rng": training.rng.bit_generator.state,
             "evaluations": self.evaluations,
             "marks": [self._evaluated, self._logged],
-            "pending": np.array(jax.device_get(self._pending), np.float64).tolist(),
+            "pending": self._pending_rows().tolist(),
             "envs": training.envs.state(),
             "steps_due": training.steps_due,
             "rows": training.rows,
@@ -351,8 +388,8 @@ class Session:
         }
         latest, previous, coming = (folder / f"{name}.npz" for name in ("latest", "previous", "next"))
         try:
-            if training.replay is not None:
-                segments = save_replay(folder, training.replay, training.step, segments)
+            if (replay := training.replay) is not None:
+                segments = save_replay(folder, replay, training.step, segments)
             tree = {"state": training.state, "normalizer": training.normalizer}
             tree |= {"rollout": training.rollout} if training.rows else {}
             save_tree(coming, tree, notes | {"segments": segments})
@@ -399,8 +436,9 @@ class Session:
             like |= {"rollout": training.rollout} if rows else {}
             tree, _ = load_tree(path, like)
             segments = [Segment(int(first), int(last), str(digest)) for first, last, digest in notes["segments"]]
-            if training.replay is not None:
-                training.replay = load_replay(path.parent, training.replay, int(notes["step"]), segments)
+            if training.memory is not None:
+                replay = load_replay(path.parent, training.memory[training.place], int(notes["step"]), segments)
+                training.memory[training.place] = replay
             self._segments, training.state, training.normalizer = segments, tree["state"], tree["normalizer"]
             training.rng.bit_generator.state = notes["rng"]
             training.step = self._saved = int(notes["step"])
@@ -417,21 +455,105 @@ class Session:
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{path} has notes that are damaged: {type(error).__name__}: {error}") from error
 
-    def _snapshot(self, training: Training, metrics: jax.Array) -> Snapshot:
+    def _snapshot(self, metrics: jax.Array) -> Snapshot:
+        training = self.training
         numbers = dict(zip(self._metric_names, map(float, np.asarray(metrics)), strict=True))
         state = jax.tree.map(jnp.copy, training.state)
         return Snapshot(training.step, state, training.normalizer, numbers, list(self.evaluations), self.run_dir)
 
-    def _finish(self, training: Training) -> None:
-        if self._pending and self.stopped_by is None:  # A checkpoint keeps them for the run that resumes this one.
+    def _finish(self) -> None:
+        training, asked_by, self._over = self.training, self._stops.asked_by, True
+        if self._pending and asked_by is None:  # A checkpoint keeps them for the run that resumes this one.
             self._write_metrics(training.step)
         last = next((each for each in self.evaluations if each.step == training.step), None)
-        self._save_policy("latest", training, last)
-        if self.stopped_by is not None:
+        self._save_policy("latest", last)
+        if training.learner.size > 1:  # The others go on, and this one's place among them with them.
+            training.learner, training.memory, training.place = Stack([training.state]), None, 0
+        if asked_by is not None:
             resume = f"--resume {self.run_dir}"
-            self._log.say(f"stopped by {self.stopped_by.name} at step {training.step:,}; continue with {resume}")
+            self._log.say(f"stopped by {asked_by.name} at step {training.step:,}; continue with {resume}")
         else:
             self._log.say(f"done: {training.step:,} steps in {self._log.wall_time:,.1f} s, in {self.run_dir}")
+
+
+class Sessions:
+    """The surroundings of runs that go on together. Use it as a context manager: it hears the signals that ask to stop,
+    saves every run when the environments of one fail, and says what happened.
+
+    Args:
+      runs: the settings of each.
+      trainings: where each begins.
+      metric_names: of the numbers that come with each update.
+      callback: called with a Snapshot after each update of each; returning False ends that run.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[RunConfig],
+        trainings: Sequence[Training],
+        metric_names: Sequence[str],
+        callback: Callback | None = None,
+    ) -> None:
+        self._stops = Stops()
+        first = Session(runs[0], trainings[0], metric_names, self._stops, None, callback)
+        each = zip(runs[1:], trainings[1:], strict=True)
+        others = [Session(*pair, metric_names, self._stops, first.eval_envs, callback) for pair in each]
+        self._all = [first, *others]
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._all)
+
+    @property
+    def stopped_by(self) -> signal.Signals | None:
+        """The signal that asked the runs to stop, if one did."""
+        return self._stops.asked_by
+
+    def begin(self) -> None:
+        """Begins every run."""
+        if len(self._all) == 1:
+            self._all[0].begin()
+            return
+        display = Display(self._all[0].run.total_steps, 0)
+        for session in self._all:
+            session.begin(display, Path(session.run.resume or session.run.run_dir or "").name)
+
+    def stacked(self) -> list[list[Session]]:
+        """The sessions, once they have begun, in groups that are updated together, their learners in one stack."""
+        left, groups = iter(self._all), []
+        for size in stack_sizes(len(self._all)):
+            group = [next(left) for _ in range(size)]
+            learner = Stack([session.training.state for session in group])
+            memory = None if group[0].training.memory is None else Stack([each.training.replay for each in group])
+            for place, session in enumerate(group):
+                session.training.learner, session.training.memory, session.training.place = learner, memory, place
+            groups.append(group)
+        return groups
+
+    def __enter__(self) -> Self:
+        self._stops.__enter__()
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> bool:
+        failed = isinstance(error, EnvironmentFault | EnvironmentLost)
+        begun = [session for session in self._all if session.begun]
+        try:
+            for session in begun if failed else ():  # What was learned is kept.
+                session.save()
+        finally:
+            self._stops.__exit__()
+            for session in self._all:
+                session.close()
+        if isinstance(error, EnvironmentLost) and self.stopped_by is not None:
+            return True  # What stops the run may reach its processes too, and before it.
+        if isinstance(error, EnvironmentFault | EnvironmentLost):
+            culprit = next((session for session in begun if session.failed()), self._all[0])
+            raise culprit.explained(error) from error
+        return False
+
+
+def _eval_envs(run: RunConfig) -> Envs:
+    eval_env = run.env if run.eval_env is None else run.eval_env
+    return make_eval_envs(eval_env, run.eval_episodes, run.wrapper, run.on_fault)
 
 
 def _noise_free(training: Training) -> Callable[[np.ndarray], np.ndarray]:

@@ -21,6 +21,8 @@ from jaxrl.normalize import normalizer_init
 from jaxrl.off_policy import train_ddpg
 from jaxrl.on_policy import _collect
 from jaxrl.session import Training
+from jaxrl.stack import Stack
+from jaxrl.transition import Transition
 
 # At which of its steps each environment fails, and how; step 9 of the second is the last of an episode.
 PLANS = [
@@ -260,7 +262,8 @@ def test_a_run_goes_on_where_faults_are_reset(tmp_path, run, capsys):
 
 def test_no_fault_reaches_the_buffer(tmp_path):
     run = dataclasses.replace(DDPG, env=planned(PLANS), on_fault="reset", run_dir=str(tmp_path / "run"))
-    training, _ = train_ddpg(run, make_envs(run.env, 2, 0, on_fault="reset"), None)
+    [session] = train_ddpg([run], [make_envs(run.env, 2, 0, on_fault="reset")])
+    training = session.training
     size = int(training.replay.size)
     assert size == training.step
     stored = jax.tree.map(lambda x: np.asarray(x)[:size], training.replay.rows)
@@ -282,13 +285,19 @@ def test_an_advantage_does_not_run_on_across_a_fault():
     actor = types.SimpleNamespace(apply_fn=Policy().apply, params={"params": {}})
     normalizer = normalizer_init(2, 2, False, True)
     normalizer.discounted[:] = 7.0
-    training = Training(types.SimpleNamespace(actor=actor), normalizer, None, envs)
-    session = types.SimpleNamespace(episodes=lambda *_: None)
-    rollout = _collect(envs, 4, training, session, None)
+    learner = Stack([types.SimpleNamespace(actor=actor)])
+    columns = [
+        np.zeros((4, *shape), kind) for shape, kind in (((2, 2), "f"), ((2, 1), "f"), ((2,), "f"), ((2, 2), "f"))
+    ]
+    rollout = Transition(*columns, *(np.zeros((4, 2), bool) for _ in range(3)))
+    training = Training(learner, normalizer, None, envs, rollout=rollout)
+    session, going_on = types.SimpleNamespace(episodes=lambda: None), types.SimpleNamespace(stopped_by=None)
+    _collect(training, session, going_on, actor.params)
     np.testing.assert_array_equal(rollout.valid[:, 0], [True, True, False, True])
     np.testing.assert_array_equal(rollout.truncated[:, 0], [False, True, False, False])
     np.testing.assert_array_equal(training.normalizer.discounted, [7, 7])
-    rollout = _collect(envs, 4, training, session, rollout)
+    training.rows, rollout.truncated[:] = 0, False
+    _collect(training, session, going_on, actor.params)
     np.testing.assert_array_equal(rollout.valid[:, 0], [False, True, True, True])
     np.testing.assert_array_equal(training.normalizer.discounted, [0, 7])
     assert not rollout.truncated.any()

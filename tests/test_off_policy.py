@@ -44,8 +44,8 @@ def learned(tmp_path, name="run", envs=None, **changes):
     """Trains; returns where training stands at the end, buffer included."""
     run = tiny(tmp_path, name, **changes)
     envs = make_envs(run.env, run.num_envs, run.seed) if envs is None else envs
-    training, _ = train_ddpg(run, envs, None)
-    return training
+    [session] = train_ddpg([run], [envs])
+    return session.training
 
 
 def table(path):
@@ -216,7 +216,8 @@ def test_resume_goes_on_with_the_buffer(tmp_path):
     part = tiny(tmp_path, "part", total_steps=200)
     train(part)
     resumed = dataclasses.replace(load_run(tmp_path / "part"), total_steps=300)
-    training, _ = train_ddpg(resumed, make_envs("Pendulum-v1", 1, 0), None)
+    [session] = train_ddpg([resumed], [make_envs("Pendulum-v1", 1, 0)])
+    training = session.training
     assert training.step == 300
     assert int(training.state.num_updates) == int(whole.state.num_updates) == 200
     assert int(training.replay.size) == 250
@@ -269,7 +270,8 @@ def test_a_fault_stops_the_run_and_nothing_of_it_is_stored(tmp_path, field, valu
     assert notes
     with pytest.raises(BadInput, match="is of ddpg on broken"):
         train(run)
-    training, _ = train_ddpg(dataclasses.replace(run, env=broken, eval_env=Still), make_envs(Still, 1, 0), None)
+    [session] = train_ddpg([dataclasses.replace(run, env=broken, eval_env=Still)], [make_envs(Still, 1, 0)])
+    training = session.training
     assert training.step == int(training.replay.size) == 119
     assert all(np.isfinite(np.asarray(x)).all() for x in [*networks(training.state), *jax.tree.leaves(training.replay)])
 

@@ -66,7 +66,8 @@ def _digest_of(run):
     envs = make_envs(run.env, run.num_envs, run.seed, run.env_backend)
     try:
         loop = train_ddpg if isinstance(run.agent, DDPGConfig) else train_ppo
-        training, _ = loop(run, envs, None)
+        [session] = loop([run], [envs])
+        training = session.training
         found = hashlib.sha256()
         for leaf in jax.tree.leaves((training.state, training.normalizer, training.replay)):
             if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -200,7 +201,7 @@ def test_the_oracle_sees_a_difference(tmp_path):
     with pytest.raises(PowerCut):
         train(cut, lambda snapshot: (_ for _ in ()).throw(PowerCut) if snapshot.step > 1200 else None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxrl.on_policy.Session", Forgetful)
+        patch.setattr(session_module, "Session", Forgetful)
         train(load_run(cut.run_dir))
     assert digest(cut) != digest(first)
 

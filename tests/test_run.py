@@ -166,16 +166,17 @@ def test_resume_restores_everything_that_the_checkpoint_holds(tmp_path):
     from jaxrl.config import check_settings
     from jaxrl.normalize import normalizer_init
     from jaxrl.ppo import METRICS, ppo_init
-    from jaxrl.session import Session, Training
+    from jaxrl.session import Sessions, Training
+    from jaxrl.stack import Stack
 
     again = train(tiny(tmp_path, "other"), callback=lambda snapshot: snapshot.step < 320)
     run = load_run(tmp_path / "other")
     check_settings(run)
     envs = make_envs(run.env, run.num_envs, 0)
     blank = ppo_init(jax.random.key(5), run.algorithm_config, envs.observation_space, envs.action_space)
-    training = Training(blank, normalizer_init(3, 2, True, True), np.random.default_rng(99), envs)
-    with Session(run, envs.observation_space, envs.action_space, METRICS) as session:
-        session.begin(training)
+    training = Training(Stack([blank]), normalizer_init(3, 2, True, True), np.random.default_rng(99), envs)
+    with Sessions([run], [training], METRICS) as sessions:
+        sessions.begin()
     assert parameters(training.state) == parameters(again.state)
     assert training.normalizer.obs.seen == 320
     np.testing.assert_array_equal(training.normalizer.obs.mean, again.normalizer.obs.mean)

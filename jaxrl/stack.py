@@ -1,0 +1,82 @@
+"""Learners side by side: the states of several runs as one tree with a leading axis, so that one device call can update
+them all. A single one stays as it is."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+T = TypeVar("T")
+
+
+class Stack:
+    """One tree or several alike. Index it for one of them.
+
+    Attributes:
+      tree: the only one, or all of them with a leading axis.
+      size: how many there are.
+    """
+
+    def __init__(self, trees: Sequence[Any]) -> None:
+        self.size = len(trees)
+        self.tree = trees[0] if self.size == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    def __getitem__(self, place: int) -> Any:
+        return self.tree if self.size == 1 else _take(self.tree, place)
+
+    def __setitem__(self, place: int, tree: Any) -> None:
+        assert self.size == 1 and place == 0, "one of several cannot be replaced"
+        self.tree = tree
+
+
+@jax.jit
+def _take(tree: Any, place: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[place], tree)
+
+
+def stack_sizes(count: int) -> list[int]:
+    """Into how many stacks `count` runs go, and how large each is.
+
+    An accelerator is filled by one stack of all. On a CPU there is nothing to fill: five updates of 64-64 networks in
+    one call take as long as five calls, and while the device is busy with those of one run the environments of the
+    next can step.
+    """
+    return [1] * count if jax.default_backend() == "cpu" else [count]
+
+
+def on_host(stack: Stack, part: Callable[[Any], Any]) -> list[Any]:
+    """`part(tree)` of each tree in a stack, fetched from the device at once, NumPy."""
+    fetched = jax.device_get(part(stack.tree))
+    if stack.size == 1:
+        return [fetched]
+    return [jax.tree.map(lambda leaf, place=place: leaf[place], fetched) for place in range(stack.size)]
+
+
+def joined(trees: Sequence[T]) -> T:
+    """NumPy trees as a stack takes them: with a leading axis where there are two or more."""
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def each(kernel: Callable[..., Any], size: int) -> Callable[..., Any]:
+    """`kernel(tree, *arguments)`, which gives a tree and something else, for a stack of this size.
+
+    The function that is returned takes, after the tree, which of them are to be updated, `(size,)`: the others stay as
+    they are. A stack of one is only given to it when it is to be updated.
+    """
+    if size == 1:
+        return lambda tree, chosen, *arguments: kernel(tree, *arguments)
+
+    def if_chosen(tree: Any, chosen: jax.Array, *arguments: Any) -> Any:
+        updated, rest = kernel(tree, *arguments)
+        return jax.tree.map(lambda new, old: jnp.where(chosen, new, old), updated, tree), rest
+
+    return jax.vmap(if_chosen)
+
+
+def in_turn(tasks: Iterable[Iterator[None]]) -> None:
+    """Runs tasks side by side until the last has ended: each goes on to its next pause, then the next one does."""
+    left = list(tasks)
+    while left:
+        left = [task for task in left if next(task, left) is not left]
