@@ -150,6 +150,8 @@ def _whole(path: Path) -> bytes:
     try:
         if path.is_symlink():
             raise BadInput(f"{path} is a link, and may lead anywhere: it must be a file")
+        if path.exists() and not path.is_file():
+            raise BadInput(f"{path} is a folder or a pipe: it must be a file")
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise BadInput(f"there is no {path}") from error

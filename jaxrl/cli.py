@@ -190,7 +190,7 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     policy = load_policy(flags.run_dir)
     record = _record_of(flags, policy.notes, policy.wrapper) if flags.recorded else {}
     env, wrapper = _environment_of(flags, record.get("env", policy.env), policy.wrapper)
-    episodes, seed = record.get("episodes", flags.episodes), record.get("seeds", flags.seed)
+    episodes, seed = record.get("episodes", flags.episodes or 10), record.get("seeds", flags.seed or 0)
     options: dict[str, Any] = {}
     if flags.max_episode_steps is not None:
         options["max_episode_steps"] = flags.max_episode_steps
@@ -207,7 +207,7 @@ def _evaluate(flags: "EvaluateFlags") -> None:
         raise BadInput(
             f"--stochastic samples actions, but the policy in {flags.run_dir} is deterministic: leave it off"
         )
-    rng = np.random.default_rng(flags.seed) if flags.stochastic else None
+    rng = np.random.default_rng(flags.seed or 0) if flags.stochastic else None
     results = evaluate(lambda obs: policy(obs, rng), envs, episodes, seed)
     envs.close()
     assert results is not None
@@ -221,9 +221,9 @@ def _evaluate(flags: "EvaluateFlags") -> None:
 
 
 def _check_flags(flags: "EvaluateFlags") -> None:
-    if not 1 <= flags.episodes <= 10**5:
+    if flags.episodes is not None and not 1 <= flags.episodes <= 10**5:
         raise BadInput(f"--episodes is {flags.episodes}: it must be from 1 to 100,000")
-    if flags.seed < 0:
+    if flags.seed is not None and flags.seed < 0:
         raise BadInput(f"--seed is {flags.seed}: it must be at least 0")
     if flags.max_episode_steps is not None and flags.max_episode_steps < 1:
         raise BadInput(f"--max-episode-steps is {flags.max_episode_steps}: it must be at least 1")
@@ -238,9 +238,12 @@ def _record_of(flags: "EvaluateFlags", notes: dict[str, Any], wrapper: tuple[str
     record = notes.get("evaluation")
     if not isinstance(record, dict) or not {"env", "on_fault", "episodes", "seeds", "num_envs"} <= record.keys():
         raise BadInput(f"the policy in {flags.run_dir} records no evaluation: leave --recorded off")
-    own = {"episodes": 10, "seed": 0, "stochastic": False, "max_episode_steps": None, "render": False, "video": None}
-    changed = [name for name, default in own.items() if getattr(flags, name) != default]
-    changed += ["env"] * (flags.env not in (None, record["env"])) + ["wrapper"] * (flags.wrapper not in ((), wrapper))
+    own = "episodes", "seed", "stochastic", "max_episode_steps", "render", "video"
+    changed = [name for name in own if getattr(flags, name) not in (None, False)]
+    changed += ["env"] * (flags.env not in (None, record["env"]))
+    if flags.wrapper != wrapper and (flags.wrapper or wrapper):
+        named = f"say --wrapper {' '.join(wrapper)}" if wrapper else "leave --wrapper off"
+        raise BadInput(f"--recorded repeats an evaluation as it was: {named}")
     if changed:
         raise BadInput(f"--recorded repeats an evaluation as it was: leave --{changed[0].replace('_', '-')} off")
     return record

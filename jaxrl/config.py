@@ -378,17 +378,17 @@ def load_run(folder: str | Path) -> RunConfig:
         return dataclasses.replace(run, resume=str(folder), init_from=None)
     except FileNotFoundError as error:
         raise BadInput(f"{folder} holds no run: there is no {path}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
 
 
 # What a resumed run may be told anew: none of it changes what is learned from here on.
 MAY_CHANGE = {"total_steps", "stop_return", "checkpoint_every", "log_every", "render", "env_timeout"}
-MAY_CHANGE |= {"run_dir", "init_from", "resume", "env", "eval_env"}  # The environment is checked by name elsewhere.
+MAY_CHANGE |= {"run_dir", "init_from", "resume"}
 
 
-def check_resumable(run: RunConfig) -> None:
-    """Raises BadInput, naming the setting, if `run` is to resume a run that had other settings."""
+def check_resumable(run: RunConfig) -> dict[str, Any]:
+    """Raises BadInput, naming the setting, if `run` is to resume a run that had other settings; gives those."""
     assert run.resume is not None
     path = Path(run.resume) / "config.json"
     try:
@@ -396,9 +396,13 @@ def check_resumable(run: RunConfig) -> None:
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from error
     now = json.loads(json.dumps(run_to_json(run)))
+    may_change = MAY_CHANGE if run.eval_env is None or isinstance(run.eval_env, str) else {*MAY_CHANGE, "eval_env"}
     for old, new in ((before, now), (before.get("agent", {}), now["agent"])):
         for name in new:
-            if name != "agent" and name not in MAY_CHANGE and old.get(name) != new[name]:
+            if name != "agent" and name not in may_change and old.get(name) != new[name]:
                 raise BadInput(
                     f"{name} is {new[name]}, but the run in {run.resume} had {old.get(name)}: it keeps its settings"
                 )
+    if run.anneals and run.anneal_steps is None and run.total_steps != before["total_steps"]:
+        raise BadInput("total_steps cannot change in a run that anneals over it: only one with anneal_steps can")
+    return before

@@ -152,7 +152,7 @@ def load_policy(path: str | Path) -> Policy:
         action_space = spaces.Box(arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
         params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
         return Policy(apply, params, Normalizer(obs, None, np.zeros(0)), notes, action_space)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{folder} holds a policy whose description is incomplete: {error}") from error
 
 

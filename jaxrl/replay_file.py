@@ -66,6 +66,8 @@ def load_replay(folder: Path, replay: Replay, stored: int, segments: Sequence[Se
         if segment.first != reached or not 0 < segment.last - segment.first <= replay.capacity:
             raise BadInput(f"the transitions in {folder} do not follow upon each other at {reached:,}")
         path, reached = folder / segment.name, segment.last
+        if not path.exists():
+            raise DamagedFile(f"{path} is missing")
         if digest_of(path) != segment.digest:
             raise DamagedFile(f"{path} is not the file that its checkpoint was made with")
         part, _ = load_tree(path, {"rows": replay_like(replay, segment.last - segment.first)})

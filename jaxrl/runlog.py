@@ -2,7 +2,7 @@
 
 import contextlib
 import csv
-import io
+import os
 import sys
 import time
 from collections import deque
@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from jaxrl.checkpoint import write_atomically
 from jaxrl.envs import Fault, FinishedEpisode
 from jaxrl.evaluate import Evaluation
 
+FAULT_COLUMNS = "step", "env_index", "fault", "wall_time"
 EPISODE_COLUMNS = "step", "episode_return", "episode_length", "wall_time"
 PLAIN_LINE_SECONDS = 10.0
 REDRAW_SECONDS = 0.1
@@ -31,10 +34,9 @@ class RunLog:
       run_dir: the run's folder.
       metric_names: columns of metrics.csv.
       step: where the run starts.
-      wall_time: what a resumed run has taken before, in seconds; its tables keep their rows up to `step`. None for a
-        run that begins.
       display: where to show how far it is.
       name: what the run is called there; empty where it is the only one.
+      resumed: what `state` gave when the run was saved that this one goes on with; None for a run that begins.
     """
 
     def __init__(
@@ -42,29 +44,46 @@ class RunLog:
         run_dir: Path,
         metric_names: Sequence[str],
         step: int,
-        wall_time: float | None,
         display: "Display",
         name: str = "",
+        resumed: Mapping[str, Any] | None = None,
     ) -> None:
-        self._began = time.perf_counter() - (wall_time or 0.0)
-        kept = -1 if wall_time is None else step
-        self._files = {
-            "episodes": _Table(run_dir / "episodes.csv", EPISODE_COLUMNS, kept),
-            "evaluations": _Table(run_dir / "evaluations.csv", Evaluation._fields, kept),
-            "metrics": _Table(run_dir / "metrics.csv", ("step", *metric_names, "wall_time"), kept),
-        }
-        self._board = SummaryWriter(str(run_dir), purge_step=None if wall_time is None else step + 1, flush_secs=10)
+        beginning: dict[str, Any] = {"wall_time": 0.0, "rows": {}, "unlogged": []}
+        state = beginning if resumed is None else resumed
+        self._began = time.perf_counter() - state["wall_time"]
+        self._pending = [FinishedEpisode(*each) for each in state["unlogged"]]
         self._recent: deque[float] = deque(maxlen=100)
-        self._pending: list[FinishedEpisode] = []
         self._display, self._name = display, f"{name}: " if name else ""
-        self._fault_table = run_dir / "faults.csv", ("step", "env_index", "fault", "wall_time"), kept
-        if self._fault_table[0].is_file():  # Of the run that this one resumes.
-            self._files["faults"] = _Table(*self._fault_table)
+        columns = {"episodes": EPISODE_COLUMNS, "evaluations": Evaluation._fields}
+        columns |= {"metrics": ("step", *metric_names, "wall_time")}
+        if state["rows"].get("faults"):
+            columns["faults"] = FAULT_COLUMNS
+        else:
+            (run_dir / "faults.csv").unlink(missing_ok=True)
+        self._run_dir = run_dir
+        self._files = {
+            name: _Table(run_dir / f"{name}.csv", titles, state["rows"].get(name, 0))
+            for name, titles in columns.items()
+        }
+        self._board = _Board(run_dir, None if resumed is None else step + 1)
 
     @property
     def wall_time(self) -> float:
         """Seconds that the run has taken, earlier parts of a resumed one included."""
         return time.perf_counter() - self._began
+
+    def state(self) -> dict[str, Any]:
+        """What a later RunLog needs to go on from here, JSON-able, once all up to here is on the disk."""
+        self._flush()
+        for file in self._files.values():
+            file.sync()
+        rows = {name: file.rows for name, file in self._files.items()}
+        return {"wall_time": self.wall_time, "rows": rows, "unlogged": self._pending}
+
+    def _flush(self) -> None:
+        for file in self._files.values():
+            file.flush()
+        self._board.flush()
 
     def episodes(self, step: int, finished: Sequence[FinishedEpisode]) -> None:
         """Takes episodes that ended at `step`."""
@@ -77,7 +96,7 @@ class RunLog:
     def faults(self, step: int, faults: Sequence[Fault]) -> None:
         """Takes environments that were reset for a fault at `step`; the first of a run begins a table of them."""
         if "faults" not in self._files:
-            self._files["faults"] = _Table(*self._fault_table)
+            self._files["faults"] = _Table(self._run_dir / "faults.csv", FAULT_COLUMNS, 0)
         for index, what in faults:
             self._files["faults"].add((step, index, what, f"{self.wall_time:.3f}"))
             self.say(f"step {step:,}: environment {index} {what}; it was reset")
@@ -98,8 +117,7 @@ class RunLog:
             self._pending.clear()
         rate = self._display.advance(step, self._recent)
         self._board.add_scalar("time/steps_per_second", rate, step)
-        for file in self._files.values():
-            file.flush()
+        self._flush()
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """Takes an evaluation and writes it at once."""
@@ -115,34 +133,60 @@ class RunLog:
 
     def close(self) -> None:
         """Writes what is left and closes everything."""
-        self._display.close()
-        for file in self._files.values():
-            file.close()
-        self._board.close()
+        with contextlib.ExitStack() as left:  # A full disk may refuse the rest of each.
+            left.callback(self._display.close)
+            left.callback(self._board.close)
+            for file in self._files.values():
+                left.callback(file.close)
 
 
 class _Table:
-    """A CSV file that a resumed run continues: it keeps the whole rows up to step `last`, -1 for none."""
+    """A CSV file that a resumed run continues: it keeps its first `rows` rows."""
 
-    def __init__(self, path: Path, columns: Sequence[str], last: int) -> None:
-        kept: list[list[str]] = []
-        if path.is_file():
-            rows = list(csv.reader(io.StringIO(path.read_text())))[1:]
-            kept = [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= last]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([columns, *kept])
-        write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    def __init__(self, path: Path, columns: Sequence[str], rows: int) -> None:
+        kept = path.read_bytes().split(b"\n")[1:-1][:rows] if path.is_file() else []
+        text = b"".join(line + b"\n" for line in (",".join(columns).encode(), *kept))
+        write_atomically(path, lambda file: file.write(text))
+        self.rows = len(kept)
         self._file = path.open("a", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
 
     def add(self, row: Sequence[Any]) -> None:
         self._writer.writerow(row)
+        self.rows += 1
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
 
     def flush(self) -> None:
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+
+class _Board:
+    """Scalars for TensorBoard, as events in a file. They are written here and now: a thread that writes them, as
+    tensorboardX's own front has one, can die of a full disk without anybody hearing of it, and is waited for then."""
+
+    def __init__(self, run_dir: Path, purge_step: int | None) -> None:
+        self._events = EventsWriter(str(run_dir / "events"))
+        if (
+            purge_step is not None
+        ):  # What was written after the checkpoint that a resumed run goes on from is forgotten.
+            self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add_scalar(self, name: str, value: Any, step: int) -> None:
+        self._write(step=step, summary=scalar(name, value))
+
+    def _write(self, **content: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), **content))
+
+    def flush(self) -> None:
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
 
 
 class Display:

@@ -2,9 +2,12 @@
 `Session.goes_on` where its state is whole, and stops when told to. `Sessions` are those of runs that go on together.
 """
 
+import contextlib
+import copy
 import dataclasses
 import json
 import math
+import os
 import platform
 import signal
 import threading
@@ -12,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +35,15 @@ from jaxrl.replay_file import Segment, forget, load_replay, save_replay
 from jaxrl.runlog import Display, RunLog
 from jaxrl.stack import Stack, stack_sizes
 from jaxrl.transition import Transition
+from jaxrl.workers import STOPS
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks.
+    fcntl = None  # type: ignore[assignment]
 
 # What each purpose's random stream is called among a seed's children. Numbers are never reused or changed.
 NETWORK, ENVIRONMENTS, EXPLORATION, EVALUATION, SHOW, SAMPLING = range(6)
-STOPS = signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ())
 PACKAGES = "jaxrl-kernels", "jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco", "numpy"
 
 
@@ -169,6 +177,7 @@ class Session:
         self._metric_names, self._stops, self._callback = metric_names, stops, callback
         self._pending: list[Any] = []
         self.begun = self._over = False
+        self._folder: int | None = None  # Open while the run holds its lock.
         self._segments: list[Segment] = []  # Of the replay buffer, on disk.
         self._notices: list[str] = []
         self._evaluating = False
@@ -184,40 +193,58 @@ class Session:
           display: where to show how far the run is; None for one of its own.
           name: what the run is called there.
         """
-        run, training, wall_time, env_state = self.run, self.training, None, None
-        about = {"run": run_to_json(dataclasses.replace(run, resume=None)), "versions": versions()}
-        text = json.dumps(about | {"device": str(jax.devices()[0])}, indent=2).encode() + b"\n"
+        run, training, state = self.run, self.training, None
+        record = run_to_json(dataclasses.replace(run, resume=None))
         if run.resume is not None:
-            check_resumable(run)
             self.run_dir = Path(run.resume)
-            wall_time, env_state = self._restore(training)
+            self._lock()
+            record["init_from"] = check_resumable(run)["init_from"]
+            state = self._restore()
+            self._reset_envs(state["envs"])
+            self._tidy_up()
         else:
             if run.init_from is not None:
                 _adopt(Path(run.init_from), training)
+            self._reset_envs(None)
             self.run_dir = claim_run_dir(run)
+            self._lock()
             (self.run_dir / "checkpoints").mkdir()
         # Written again by a resumed run, whose end may have moved.
+        about = {"run": record, "versions": versions(), "device": str(jax.devices()[0])}
+        text = json.dumps(about, indent=2).encode() + b"\n"
         write_atomically(self.run_dir / "config.json", lambda file: file.write(text))
         display = Display(run.total_steps, training.step) if display is None else display
-        self._log = RunLog(self.run_dir, self._metric_names, training.step, wall_time, display, name)
+        self._log = RunLog(self.run_dir, self._metric_names, training.step, display, name, state and state["log"])
         self.begun = True
-        training.envs.reset(stream(run.seed, ENVIRONMENTS, training.step))
         self.episodes()
-        if env_state is not None:
-            try:
-                training.envs.set_state(env_state)
-            except (KeyError, TypeError, ValueError) as error:
-                raise BadInput(f"{self.run_dir} holds the state of other environments: {error}") from error
         for notice in self._notices:
             self._log.say(notice)
-        if run.resume is not None:
-            anew = (
-                "" if env_state is not None else "; episodes begin anew, the state of these environments is not known"
-            )
+        if state is not None:
+            anew = "" if state["envs"] else "; episodes begin anew, the state of these environments is not known"
             self._log.say(f"resuming {self.run_dir} at step {training.step:,}{anew}")
         else:
             self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.run_dir}")
             self._say_what_is_flattened()
+
+    def _lock(self) -> None:
+        """Two processes in one folder would remove each other's files. The lock goes when the process does."""
+        self._folder = os.open(self.run_dir, os.O_RDONLY)
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(f"{self.run_dir} is in use: another process trains there") from error
+        except OSError:  # Some network file systems know no locks.
+            pass
+
+    def _reset_envs(self, state: dict[str, Any] | None) -> None:
+        training = self.training
+        training.envs.reset(stream(self.run.seed, ENVIRONMENTS, training.step))
+        try:
+            if state is not None:
+                training.envs.set_state(state)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise BadInput(f"{self.run_dir} holds the state of other environments: {error}") from error
 
     def _say_what_is_flattened(self) -> None:
         observation_space, action_space = self._spaces
@@ -267,7 +294,10 @@ class Session:
         if self._callback is not None and metrics is not None:
             answer = self._callback(self._snapshot(metrics))
             over |= answer is not None and not answer
-        over |= self._stops.asked_by is not None
+        asked = self._stops.asked_by is not None
+        over |= asked
+        if over and self._pending and not asked:  # Else a checkpoint keeps them for the run that resumes this one.
+            self._write_metrics(step)
         if over or (step > 0 and step // run.checkpoint_every > max(self._saved, 0) // run.checkpoint_every):
             self.save()
         if over:
@@ -296,8 +326,12 @@ class Session:
     def close(self) -> None:
         """Closes the logs and the environments of the evaluation."""
         self.eval_envs.close()
-        if self.begun:
-            self._log.close()
+        try:
+            if self.begun:
+                self._log.close()
+        finally:
+            if self._folder is not None:
+                os.close(self._folder)
 
     def _write_metrics(self, step: int) -> None:
         if self._pending:
@@ -328,10 +362,10 @@ class Session:
             policy, self.eval_envs, self.run.eval_episodes, seed, lambda: stops.asked_by is not None, faults
         )
         self._evaluating = False
+        if episodes is None:  # All of it is done again.
+            return False
         if faults:
             self._log.faults(training.step, [each._replace(what=f"{each.what}, in evaluation") for each in faults])
-        if episodes is None:
-            return False
         returns, _ = episodes
         evaluation = Evaluation(
             training.step,
@@ -373,7 +407,7 @@ class Session:
     def save(self) -> None:
         """Writes a checkpoint beside the last one, which stays until the next: `latest.npz` and `previous.npz`."""
         training, folder, segments = self.training, self.run_dir / "checkpoints", self._segments
-        notes = {
+        notes: dict[str, Any] = {
             "algo": self.run.algo,
             "env": self.run.env_name,
             "step": training.step,
@@ -384,10 +418,11 @@ class Session:
             "envs": training.envs.state(),
             "steps_due": training.steps_due,
             "rows": training.rows,
-            "wall_time": self._log.wall_time,
         }
         latest, previous, coming = (folder / f"{name}.npz" for name in ("latest", "previous", "next"))
         try:
+            notes["log"] = self._log.state()
+            notes["wall_time"] = notes["log"].pop("wall_time")
             if (replay := training.replay) is not None:
                 segments = save_replay(folder, replay, training.step, segments)
             tree = {"state": training.state, "normalizer": training.normalizer}
@@ -404,67 +439,88 @@ class Session:
             ) from error
         self._saved, self._segments = training.step, segments
 
-    def _restore(self, training: Training) -> tuple[float, dict[str, Any] | None]:
-        """Brings `training` to where the checkpoint was made, but for its environments, whose state this returns after
-        the seconds that the run had taken."""
+    def _restore(self) -> dict[str, Any]:
+        """Brings `training` to where the checkpoint was made, but for its environments; gives what that file notes.
+        Nothing on the disk is changed."""
+        latest, previous = (self.run_dir / "checkpoints" / f"{name}.npz" for name in ("latest", "previous"))
+        if latest.parent.is_symlink():
+            raise BadInput(f"{latest.parent} is a link, and may lead anywhere: it must be a folder")
+        # Where only the previous one is there, the process was killed between two renamings.
+        self._newest = previous if previous.is_file() and not latest.exists() else latest
+        try:
+            return self._restore_from(self._newest)
+        except DamagedFile as error:
+            if self._newest == previous or not previous.is_file():
+                raise
+            self._notices.append(f"{error}: going back to the checkpoint before it")
+            self._newest = previous
+            return self._restore_from(previous)
+
+    def _tidy_up(self) -> None:
+        """Makes the checkpoint that the run goes on from the latest, and removes what crashes have left."""
         folder = self.run_dir / "checkpoints"
         latest, previous = folder / "latest.npz", folder / "previous.npz"
         clean_up(self.run_dir)
         (folder / "next.npz").unlink(missing_ok=True)
-        if previous.is_file() and not latest.is_file():  # The process was killed between two renamings.
+        kept = list(self._segments)
+        if self._newest == previous:
+            if latest.is_file():
+                latest.replace(folder / "damaged.npz")
             previous.replace(latest)
-        try:
-            restored = self._restore_from(latest, training)
-        except DamagedFile as error:
-            if not previous.is_file():
-                raise
-            restored = self._restore_from(previous, training)
-            self._notices.append(f"{error}: going back to the checkpoint before it")
-            latest.replace(folder / "damaged.npz")
-            previous.replace(latest)
-        forget(folder, self._segments)
-        return restored
+        elif previous.is_file():
+            with contextlib.suppress(BadInput):  # Damaged, it needs nothing.
+                kept += _segments_of(load_arrays(previous, ())[1])
+        forget(folder, kept)
 
-    def _restore_from(self, path: Path, training: Training) -> tuple[float, dict[str, Any] | None]:
-        _, notes = load_arrays(path, ())
+    def _restore_from(self, path: Path) -> dict[str, Any]:
+        training, (_, notes) = self.training, load_arrays(path, ())
         found, wanted = (notes.get("algo"), notes.get("env")), (self.run.algo, self.run.env_name)
         if found != wanted:
             raise BadInput(f"{path} is of {found[0]} on {found[1]}, not of {wanted[0]} on {wanted[1]}")
         like: dict[str, Any] = {"state": training.state, "normalizer": training.normalizer}
         try:
             rows = int(notes["rows"])
+            if not 0 <= rows <= (0 if training.rollout is None else len(training.rollout.reward)):
+                raise ValueError(f"{rows} rows of a rollout")
             like |= {"rollout": training.rollout} if rows else {}
             tree, _ = load_tree(path, like)
-            segments = [Segment(int(first), int(last), str(digest)) for first, last, digest in notes["segments"]]
+            segments = _segments_of(notes)
             if training.memory is not None:
                 replay = load_replay(path.parent, training.memory[training.place], int(notes["step"]), segments)
                 training.memory[training.place] = replay
             self._segments, training.state, training.normalizer = segments, tree["state"], tree["normalizer"]
             training.rng.bit_generator.state = notes["rng"]
             training.step = self._saved = int(notes["step"])
-            self._evaluated, self._logged = notes["marks"]
-            self.evaluations = [Evaluation(*each) for each in notes["evaluations"]]
+            self._evaluated, self._logged = map(int, notes["marks"])
+            kinds = get_type_hints(Evaluation).values()
+            self.evaluations = [
+                Evaluation(*(kind(number) for kind, number in zip(kinds, each, strict=True)))
+                for each in notes["evaluations"]
+            ]
             self._pending = [np.array(row, np.float32) for row in notes["pending"]]
             training.steps_due = int(notes["steps_due"])
             training.rollout, training.rows = tree.get("rollout", training.rollout), rows
             if notes["envs"] is None:
                 _begin_anew(training)
-            return float(notes["wall_time"]), notes["envs"]
+            log = notes["log"]
+            rows_of = {str(name): int(count) for name, count in log["rows"].items()}
+            unlogged = [(int(index), float(total), int(length)) for index, total, length in log["unlogged"]]
+            notes["log"] = {"wall_time": float(notes["wall_time"]), "rows": rows_of, "unlogged": unlogged}
+            return notes
         except BadInput:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise BadInput(f"{path} has notes that are damaged: {type(error).__name__}: {error}") from error
 
     def _snapshot(self, metrics: jax.Array) -> Snapshot:
         training = self.training
         numbers = dict(zip(self._metric_names, map(float, np.asarray(metrics)), strict=True))
         state = jax.tree.map(jnp.copy, training.state)
-        return Snapshot(training.step, state, training.normalizer, numbers, list(self.evaluations), self.run_dir)
+        normalizer = copy.deepcopy(training.normalizer)
+        return Snapshot(training.step, state, normalizer, numbers, list(self.evaluations), self.run_dir)
 
     def _finish(self) -> None:
         training, asked_by, self._over = self.training, self._stops.asked_by, True
-        if self._pending and asked_by is None:  # A checkpoint keeps them for the run that resumes this one.
-            self._write_metrics(training.step)
         last = next((each for each in self.evaluations if each.step == training.step), None)
         self._save_policy("latest", last)
         if training.learner.size > 1:  # The others go on, and this one's place among them with them.
@@ -541,8 +597,9 @@ class Sessions:
                 session.save()
         finally:
             self._stops.__exit__()
-            for session in self._all:
-                session.close()
+            with contextlib.ExitStack() as left:
+                for session in self._all:
+                    left.callback(session.close)
         if isinstance(error, EnvironmentLost) and self.stopped_by is not None:
             return True  # What stops the run may reach its processes too, and before it.
         if isinstance(error, EnvironmentFault | EnvironmentLost):
@@ -579,6 +636,10 @@ def _begin_anew(training: Training) -> None:
         )
 
 
+def _segments_of(notes: dict[str, Any]) -> list[Segment]:
+    return [Segment(int(first), int(last), str(digest)) for first, last, digest in notes["segments"]]
+
+
 def versions() -> dict[str, str]:
     """Versions of what a run's numbers depend on."""
     found = {"python": platform.python_version()}
@@ -593,6 +654,7 @@ def versions() -> dict[str, str]:
 def _adopt(source: Path, training: Training) -> None:
     """Starts `training` from the networks and the observation statistics of the run in `source`."""
     path = source / "checkpoints" / "latest.npz"
+    path = path if path.exists() else path.with_name("previous.npz")  # Killed between two renamings.
     actor, critic = training.state.actor, training.state.critic
     parts = [part for part in ("params", "target_params") if hasattr(actor, part)]
     networks = {"actor": actor, "critic": critic}

@@ -1,5 +1,5 @@
-"""Environments in processes of their own: started so that Ctrl-C is not theirs to hear, asked with a limit on how long
-an answer may take, and stopped so that none is left. They are Gymnasium's AsyncVectorEnv; no JAX here.
+"""Environments in processes of their own: started so that signals to stop are not theirs to hear, asked with a limit on
+how long an answer may take, and stopped so that none is left. They are Gymnasium's AsyncVectorEnv; no JAX here.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from jaxrl.errors import EnvironmentLost
 NOTHING = 50  # Gymnasium's level of logging above that of errors.
 HINT = "a script that starts environments in processes must guard its own start: if __name__ == '__main__':"
 START_SECONDS = 60.0  # That a process gets at least, to import what it needs.
+STOPS = signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ())
 PATIENCE = 5.0  # Seconds that workers get to close their environments before they are killed.
 
 
@@ -68,10 +69,11 @@ class Workers(AsyncVectorEnv):
             process.kill()
 
     def _hold_interrupts_back(self) -> None:
-        """A process inherits which signals are blocked: so a worker does not hear Ctrl-C while it still imports."""
+        """A process inherits which signals are blocked: so a worker hears no Ctrl-C while it still imports."""
         if hasattr(signal, "pthread_sigmask"):
-            resource_tracker.ensure_running()  # It unblocks the signal after it has started itself.
-            self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {STOPS[-1]})
+            resource_tracker.ensure_running()  # It sees to the other two itself, and unblocks them here.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 
     def _let_interrupts_through(self) -> None:
         if self._blocked is not None:
@@ -179,14 +181,15 @@ def _who_died(workers: AsyncVectorEnv) -> str:
 def _in_worker(make: Callable[[], gym.Env], note: Path) -> gym.Env:
     """Makes an environment where it is to live.
 
-    Ctrl-C reaches every process of a terminal. It is the run's to answer, which still needs its environments. When the
-    run's process is gone, however it went, this one goes too, whatever it is at. What the constructor raises is noted
-    down for whoever waits, since Gymnasium does not pass it on.
+    Ctrl-C reaches every process of a terminal, and so may other signals to stop. They are the run's to answer, which
+    still needs its environments. When the run's process is gone, however it went, this one goes too, whatever it is at.
+    What the constructor raises is noted down for whoever waits, since Gymnasium does not pass it on.
     """
     parent = multiprocessing.parent_process()
     if parent is None:  # Gymnasium makes one at home first, to see its spaces.
         return make()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for kind in STOPS:
+        signal.signal(kind, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         return make()

@@ -59,7 +59,7 @@ def digest(run):
     """SHA-256 over all that a run's last checkpoint brings back, buffer, generators and environments included."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(run.run_dir, folder, dirs_exist_ok=True)
-        return _digest_of(dataclasses.replace(load_run(folder), total_steps=1))  # There already: it does not move.
+        return _digest_of(load_run(folder))  # It is over already: it does not move.
 
 
 def _digest_of(run):
@@ -195,8 +195,8 @@ def test_the_oracle_sees_a_difference(tmp_path):
     cut = dataclasses.replace(PPO, run_dir=str(tmp_path / "cut"))
 
     class Forgetful(session_module.Session):
-        def _restore(self, training):
-            return super()._restore(training)[0], None
+        def _restore(self):
+            return super()._restore() | {"envs": None}
 
     with pytest.raises(PowerCut):
         train(cut, lambda snapshot: (_ for _ in ()).throw(PowerCut) if snapshot.step > 1200 else None)
