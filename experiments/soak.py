@@ -138,7 +138,7 @@ def signals(runs: int) -> int:
             before = signal.signal(kind, lambda *_: None)  # What is ignored here, is there.
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             signal.signal(kind, before)
-            while not (folder / "evaluations.csv").is_file():
+            while process.poll() is None and not (folder / "evaluations.csv").is_file():
                 time.sleep(0.05)
             time.sleep(rng.uniform(0, 3))
             below, began = processes_below(process.pid), time.monotonic()

@@ -268,7 +268,7 @@ def test_a_fault_stops_the_run_and_nothing_of_it_is_stored(tmp_path, field, valu
     run = dataclasses.replace(tiny(tmp_path), env=Still, run_dir=None, resume=str(folder), total_steps=119)
     notes = (folder / "checkpoints" / "latest.npz").read_bytes()
     assert notes
-    with pytest.raises(BadInput, match="is of ddpg on broken"):
+    with pytest.raises(BadInput, match="env is Still, but the run"):
         train(run)
     [session] = train_ddpg([dataclasses.replace(run, env=broken, eval_env=Still)], [make_envs(Still, 1, 0)])
     training = session.training

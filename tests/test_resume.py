@@ -20,10 +20,12 @@ import gymnasium as gym
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX.record_writer import RecordWriter
 
-from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, make_envs, on_policy, train
+from jaxrl import BadInput, DDPGConfig, EnvironmentLost, PPOConfig, RunConfig, make_envs, on_policy, train
 from jaxrl import session as session_module
-from jaxrl.checkpoint import load_arrays
+from jaxrl.checkpoint import load_arrays, save_tree
 from jaxrl.cli import train_command
 from jaxrl.config import load_run
 from jaxrl.envs import Envs
@@ -357,3 +359,164 @@ def test_the_same_seed_in_two_fresh_processes_gives_the_same_bytes(tmp_path, fla
         digests.append(digest(RunConfig(run_dir=str(tmp_path / name))))
     assert digests[0] == digests[1] != digests[2]
     assert tables(tmp_path / "a") == tables(tmp_path / "b") != tables(tmp_path / "c")
+
+
+# --- what a review found ----------------------------------------------------------------------------------------------
+
+KILLED = """
+import dataclasses, os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_resume import RUNS, load_run, train
+run = load_run({folder!r}) if {resumes} else dataclasses.replace(RUNS[{name!r}], run_dir={folder!r}, **{changes!r})
+train(run, lambda snapshot: os.kill(os.getpid(), signal.SIGKILL) if snapshot.step > {step} else None)
+"""
+
+
+def killed(folder, name, step, resumes=False, **changes):
+    """Runs in another process, that is killed in the callback after `step`: nothing is flushed or closed."""
+    about = {"folder": str(folder), "name": name, "step": step, "resumes": resumes, "changes": changes}
+    script = KILLED.format(tests=str(Path(__file__).parent), **about)
+    run = subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL, check=False)
+    assert run.returncode == -signal.SIGKILL
+
+
+def scalars(folder):
+    """What TensorBoard shows, but for speeds."""
+    board = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    tags = [tag for tag in board.Tags()["scalars"] if not tag.startswith("time/")]
+    return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}
+
+
+@pytest.mark.parametrize("name", ["ddpg", "ppo"])
+def test_tables_and_board_go_on_after_kill_9(tmp_path, name):
+    """Also where rows of metrics, which flush the tables, are rarer than checkpoints."""
+    changes = {"log_every": 640, "checkpoint_every": 160}
+    whole = dataclasses.replace(RUNS[name], run_dir=str(tmp_path / "whole"), **changes)
+    train(whole)
+    killed(tmp_path / "cut", name, 0.5 * whole.total_steps, **changes)
+    killed(tmp_path / "cut", name, 0.75 * whole.total_steps, resumes=True)
+    train(load_run(tmp_path / "cut"))
+    assert tables(tmp_path / "cut") == tables(tmp_path / "whole")
+    assert scalars(tmp_path / "cut") == scalars(tmp_path / "whole")
+
+
+def test_an_evaluation_that_is_interrupted_and_done_and_lost_is_one_row(tmp_path):
+    cut, whole = (dataclasses.replace(DDPG, run_dir=str(tmp_path / which)) for which in ("cut", "whole"))
+    train(whole)
+    evaluate = session_module.evaluate
+
+    def interrupted(*given):
+        if len(evaluations) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        evaluations.append(given)
+        return evaluate(*given)
+
+    evaluations = []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(session_module, "evaluate", interrupted)
+        train(cut)
+    killed(tmp_path / "cut", "ddpg", 350, resumes=True)
+    train(load_run(tmp_path / "cut"))
+    assert tables(tmp_path / "cut") == tables(tmp_path / "whole")
+
+
+def test_metrics_of_a_run_that_ends_early_are_one_row(tmp_path):
+    run = dataclasses.replace(DDPG, run_dir=str(tmp_path / "run"), log_every=300)
+    train(run, lambda snapshot: snapshot.step < 460)
+    before = tables(tmp_path / "run")["metrics"]
+    train(dataclasses.replace(load_run(tmp_path / "run"), total_steps=400))
+    assert tables(tmp_path / "run")["metrics"] == before
+
+
+def test_a_folder_takes_one_process_at_a_time(tmp_path, capfd):
+    run = dataclasses.replace(PPO, run_dir=str(tmp_path / "run"), checkpoint_every=200)
+    refusals = []
+
+    def again(snapshot):
+        if snapshot.step > 700 and not refusals:
+            before = {path: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").iterdir()}
+            refusals.append(train_command(["--resume", run.run_dir]))
+            assert {path: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").iterdir()} == before
+
+    train(run, again)
+    assert refusals == [2]
+    assert "is in use" in capfd.readouterr().err
+
+
+def test_a_resume_keeps_what_the_checkpoint_before_needs(tmp_path):
+    """The one before is fallen back to even after a resume, and where a part of the buffer is missing."""
+    whole, cut = (dataclasses.replace(DDPG, run_dir=str(tmp_path / which)) for which in ("whole", "cut"))
+    train(whole)
+    killed(tmp_path / "cut", "ddpg", 700)
+    killed(tmp_path / "cut", "ddpg", 680, resumes=True)
+    [*_, newest] = sorted((tmp_path / "cut" / "checkpoints").glob("replay-*"))
+    newest.unlink()
+    train(load_run(tmp_path / "cut"))
+    assert digest(cut) == digest(whole)
+
+
+def test_a_resume_that_is_refused_changes_nothing(tmp_path, monkeypatch):
+    run = dataclasses.replace(PPO, run_dir=str(tmp_path / "run"), env="Pendulum-v1", env_backend="async", num_envs=2)
+    train(run, lambda snapshot: snapshot.step < 500)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for what in (ValueError("another"), EnvironmentLost("gone")):
+        with monkeypatch.context() as patch, pytest.raises((BadInput, EnvironmentLost), match=str(what)):
+            patch.setattr(Envs, "set_state", lambda *_, what=what: (_ for _ in ()).throw(what))
+            train(load_run(run.run_dir))
+        assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_of_a_run_leaves_its_environments_to_it(tmp_path, kind):
+    """A closed terminal, `timeout` and job schedulers signal like this."""
+    flags = "--env Pendulum-v1 --env-backend async --num-envs 2 --num-steps 64 --num-minibatches 2 --eval-episodes 1"
+    command = [sys.executable, "-m", "jaxrl.cli", "train", *flags.split(), "--run-dir", str(tmp_path / "run")]
+    before = signal.signal(kind, lambda *_: None)
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parent.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    signal.signal(kind, before)
+    while not (tmp_path / "run" / "metrics.csv").is_file() or len(tables(tmp_path / "run")["metrics"]) < 2:
+        time.sleep(0.05)
+        assert process.poll() is None
+    os.killpg(process.pid, kind)
+    _, complaint = process.communicate(timeout=60)
+    assert (process.returncode, complaint) == (128 + kind, "")
+    assert load_arrays(tmp_path / "run" / "checkpoints" / "latest.npz", ())[1]["envs"] is not None
+    assert (tmp_path / "run" / "policy" / "latest").is_dir()
+
+
+def test_a_disk_that_is_full_for_the_board_costs_one_line(tmp_path, monkeypatch, capfd):
+    write, calls = RecordWriter.write, []
+
+    def full(writer, event):
+        calls.append(event)
+        if len(calls) > 30:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(writer, event)
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    assert train_command([*FLAGS["ppo"].split(), "--run-dir", str(tmp_path / "run")]) == 1
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "No space left" in err
+
+
+FORGED = {
+    "rows": 999, "step": "x", "marks": ["a", "b"], "evaluations": [["x"] * 7], "pending": [[1.0], "x"],
+    "segments": [["x"]], "log": {"rows": [], "unlogged": []}, "wall_time": "x", "rng": {"bit_generator": "PCG64"},
+    "envs": {"envs": [], "obs": [[0.0]]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_notes_that_cannot_be_are_refused(tmp_path, capfd, name):
+    run = dataclasses.replace(PPO, run_dir=str(tmp_path / "run"), total_steps=300)
+    train(run)
+    path = tmp_path / "run" / "checkpoints" / "latest.npz"
+    arrays, notes = load_arrays(path)
+    save_tree(path, arrays, notes | {name: FORGED[name]})
+    capfd.readouterr()
+    assert train_command(["--resume", run.run_dir]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1, err
