@@ -170,7 +170,9 @@ class _Board:
     tensorboardX's own front has one, can die of a full disk without anybody hearing of it, and is waited for then."""
 
     def __init__(self, run_dir: Path, purge_step: int | None) -> None:
-        self._events = EventsWriter(str(run_dir / "events"))
+        # The name has the time in seconds: a run that is resumed within one must not write over the file before.
+        number = len(list(run_dir.glob("events.*")))
+        self._events = EventsWriter(str(run_dir / "events"), f".{number:06d}")
         if (
             purge_step is not None
         ):  # What was written after the checkpoint that a resumed run goes on from is forgotten.
