@@ -145,8 +145,9 @@ def signals(runs: int) -> int:
             process.send_signal(kind)
             _, complaint = process.communicate()
             took = time.monotonic() - began
-            time.sleep(0.5)  # Python's own tracker of resources ends a moment after its parent.
-            left = [path for path in below if path.exists()]
+            patience = time.monotonic() + 10  # Python's own tracker of resources ends a moment after its parent.
+            while (left := [path for path in below if path.exists()]) and time.monotonic() < patience:
+                time.sleep(0.1)
             saved = (folder / "checkpoints" / "latest.npz").is_file()
             good = process.returncode == code and saved and took < 10 and not (left or complaint or leftovers(folder))
             failed += not good

@@ -5,6 +5,7 @@ import atexit
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 
@@ -15,6 +16,12 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+
+# What the shell lets these tests ignore (Ctrl-C in the background, SIGHUP under nohup) our commands would ignore too,
+# and rightly. They are to be tested: a handler here is none there.
+for kind in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(kind) is signal.SIG_IGN:
+        signal.signal(kind, signal.default_int_handler)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -214,7 +214,7 @@ def test_segments_of_another_buffer_are_refused(tmp_path):
     with pytest.raises(BadInput, match="not the file that its checkpoint was made with"):
         load_replay(tmp_path, replay_init(5, S, A), 3, segments)
     path.unlink()
-    with pytest.raises(BadInput, match="there is no"):
+    with pytest.raises(BadInput, match="is missing"):
         load_replay(tmp_path, replay_init(5, S, A), 3, segments)
 
 

@@ -471,12 +471,10 @@ def test_a_signal_to_all_processes_of_a_run_leaves_its_environments_to_it(tmp_pa
     """A closed terminal, `timeout` and job schedulers signal like this."""
     flags = "--env Pendulum-v1 --env-backend async --num-envs 2 --num-steps 64 --num-minibatches 2 --eval-episodes 1"
     command = [sys.executable, "-m", "jaxrl.cli", "train", *flags.split(), "--run-dir", str(tmp_path / "run")]
-    before = signal.signal(kind, lambda *_: None)
     process = subprocess.Popen(
         command, cwd=Path(__file__).parent.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    signal.signal(kind, before)
     while not (tmp_path / "run" / "metrics.csv").is_file() or len(tables(tmp_path / "run")["metrics"]) < 2:
         time.sleep(0.05)
         assert process.poll() is None
