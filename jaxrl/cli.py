@@ -296,6 +296,9 @@ def _run(command: Callable[[], None]) -> int:
         command()
     except BadInput as error:
         return _complain(error)
+    except BrokenPipeError:  # Who read the output has read enough: `--help | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (EnvironmentLost, NotSaved, OSError) as error:  # The last: a log, on a disk that is full.
         _complain(error)
         return 1

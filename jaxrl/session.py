@@ -196,9 +196,9 @@ class Session:
         run, training, state = self.run, self.training, None
         record = run_to_json(dataclasses.replace(run, resume=None))
         if run.resume is not None:
+            record["init_from"] = check_resumable(run)["init_from"]
             self.run_dir = Path(run.resume)
             self._lock()
-            record["init_from"] = check_resumable(run)["init_from"]
             state = self._restore()
             self._reset_envs(state["envs"])
             self._tidy_up()

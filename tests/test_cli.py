@@ -176,6 +176,13 @@ def test_nobody_has_to_read_what_a_run_says(tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "latest.npz").is_file()
 
 
+def test_nobody_has_to_read_all_of_the_help():
+    command = f"{sys.executable} {ROOT}/experiments/train.py --help | head -1"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert run.stderr == ""
+    assert run.stdout.startswith("usage: train.py")
+
+
 def test_flags_reach_the_run():
     run = parse_run(
         [

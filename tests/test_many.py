@@ -1,6 +1,5 @@
 """Several seeds side by side: each leaves what it would leave alone, in one stack of learners or in several."""
 
-import csv
 import dataclasses
 import hashlib
 import os
@@ -12,6 +11,7 @@ import gymnasium as gym
 import jax
 import numpy as np
 import pytest
+from left_behind import tables
 
 from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, session, train, train_seeds
 from jaxrl.checkpoint import load_arrays
@@ -61,15 +61,6 @@ def digest(folder):
     for name in sorted(arrays):
         found.update(name.encode() + arrays[name].tobytes())
     return found.hexdigest()
-
-
-def tables(folder):
-    """The CSV files, without the time that things took."""
-    found = {}
-    for name in ("episodes", "evaluations", "metrics"):
-        with (Path(folder) / f"{name}.csv").open() as file:
-            found[name] = [row[:-1] for row in csv.reader(file)]
-    return found
 
 
 def alone(run, folder, seed):

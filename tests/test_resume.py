@@ -1,6 +1,5 @@
 """A run that was stopped, killed or robbed of its last checkpoint goes on as if nothing had happened."""
 
-import csv
 import dataclasses
 import errno
 import functools
@@ -20,6 +19,7 @@ import gymnasium as gym
 import jax
 import numpy as np
 import pytest
+from left_behind import tables
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.record_writer import RecordWriter
 
@@ -79,15 +79,6 @@ def _digest_of(run):
     finally:
         envs.close()
     return found.hexdigest()
-
-
-def tables(folder):
-    """The CSV files, without the time that things took."""
-    found = {}
-    for name in ("episodes", "evaluations", "metrics"):
-        with (Path(folder) / f"{name}.csv").open() as file:
-            found[name] = [row[:-1] for row in csv.reader(file)]
-    return found
 
 
 def copied(run, folder):
