@@ -17,8 +17,9 @@ from jaxrl.errors import EnvironmentFault, EnvironmentLost
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalizer_init
 from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
-from jaxrl.session import EXPLORATION, NETWORK, SAMPLING, Callback, Session, Sessions, Training, stream, stream_key
+from jaxrl.session import EXPLORATION, NETWORK, SAMPLING, Callback, Session, Sessions, stream, stream_key
 from jaxrl.stack import Stack, each, in_turn, joined, on_host
+from jaxrl.training import Training
 from jaxrl.transition import Transition
 
 

@@ -14,8 +14,9 @@ from jaxrl.memory import free_bytes
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
 from jaxrl.ppo import METRICS, PPOConfig, PPOState, ppo_init, ppo_update
-from jaxrl.session import EXPLORATION, NETWORK, Callback, Session, Sessions, Training, stream, stream_key
+from jaxrl.session import EXPLORATION, NETWORK, Callback, Session, Sessions, stream, stream_key
 from jaxrl.stack import Stack, each, in_turn, joined, on_host
+from jaxrl.training import Training
 from jaxrl.transition import Transition
 
 

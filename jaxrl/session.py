@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrl.checkpoint import DamagedFile, clean_up, load_arrays, load_tree, save_tree, write_atomically
+from jaxrl.checkpoint import write_atomically
 from jaxrl.config import RunConfig, check_resumable, claim_run_dir, run_to_json
 from jaxrl.envs import Envs, Fault, make_envs
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, NotSaved
@@ -30,11 +30,10 @@ from jaxrl.flatten import describe, layout, width
 from jaxrl.networks import host_policy
 from jaxrl.normalize import Normalizer, observer
 from jaxrl.policy import save_policy
-from jaxrl.replay import Replay
-from jaxrl.replay_file import Segment, forget, load_replay, save_replay
 from jaxrl.runlog import Display, RunLog
+from jaxrl.savepoints import Savepoints, adopt, readable
 from jaxrl.stack import Stack, stack_sizes
-from jaxrl.transition import Transition
+from jaxrl.training import Training
 from jaxrl.workers import STOPS
 
 try:
@@ -55,49 +54,6 @@ def stream(seed: int, purpose: int, step: int = 0) -> np.random.SeedSequence:
 def stream_key(seed: int, purpose: int) -> jax.Array:
     """A JAX key from the random stream of one purpose."""
     return jax.random.key(int(stream(seed, purpose).generate_state(1)[0]))
-
-
-@dataclasses.dataclass
-class Training:
-    """What a loop hands from one step to the next, and a checkpoint keeps.
-
-    Attributes:
-      learner: the learner's pytree; `state` is this run's, where several runs' are stacked.
-      normalizer: statistics of observations and returns.
-      rng: generator of the exploration.
-      envs: the environments.
-      memory: the replay buffer, where there is one; `replay` is this run's.
-      place: of this run in those two.
-      step: environment steps taken.
-      steps_due: of an off-policy loop, steps taken that no update has answered yet.
-      rollout: of an on-policy loop, the transitions that the next update will learn from, `(T, N)`.
-      rows: how many of the rollout's T rows have been taken.
-    """
-
-    learner: Stack
-    normalizer: Normalizer
-    rng: np.random.Generator
-    envs: Envs
-    memory: Stack | None = None
-    place: int = 0
-    step: int = 0
-    steps_due: int = 0
-    rollout: Transition | None = None
-    rows: int = 0
-
-    @property
-    def state(self) -> Any:
-        """The learner of this run."""
-        return self.learner[self.place]
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.learner[self.place] = state
-
-    @property
-    def replay(self) -> Replay | None:
-        """The buffer of this run."""
-        return None if self.memory is None else self.memory[self.place]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +134,6 @@ class Session:
         self._pending: list[Any] = []
         self.begun = self._over = False
         self._folder: int | None = None  # Open while the run holds its lock.
-        self._segments: list[Segment] = []  # Of the replay buffer, on disk.
-        self._notices: list[str] = []
         self._evaluating = False
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
         self._evaluated = self._saved = self._logged = -1
@@ -199,15 +153,17 @@ class Session:
             record["init_from"] = check_resumable(run)["init_from"]
             self.run_dir = Path(run.resume)
             self._lock()
+            self._savepoints = Savepoints(self.run_dir, run.algo, run.env_name)
             state = self._restore()
             self._reset_envs(state["envs"])
-            self._tidy_up()
+            self._savepoints.tidy_up()
         else:
             if run.init_from is not None:
-                _adopt(Path(run.init_from), training)
+                adopt(Path(run.init_from), training)
             self._reset_envs(None)
             self.run_dir = claim_run_dir(run)
             self._lock()
+            self._savepoints = Savepoints(self.run_dir, run.algo, run.env_name)
             (self.run_dir / "checkpoints").mkdir()
         # Written again by a resumed run, whose end may have moved.
         about = {"run": record, "versions": versions(), "device": str(jax.devices()[0])}
@@ -217,8 +173,8 @@ class Session:
         self._log = RunLog(self.run_dir, self._metric_names, training.step, display, name, state and state["log"])
         self.begun = True
         self.episodes()
-        for notice in self._notices:
-            self._log.say(notice)
+        if self._savepoints.notice:
+            self._log.say(self._savepoints.notice)
         if state is not None:
             anew = "" if state["envs"] else "; episodes begin anew, the state of these environments is not known"
             self._log.say(f"resuming {self.run_dir} at step {training.step:,}{anew}")
@@ -405,92 +361,29 @@ class Session:
         save_policy(folder, actor, training.normalizer, self.run.env_name, *self._spaces, notes)
 
     def save(self) -> None:
-        """Writes a checkpoint beside the last one, which stays until the next: `latest.npz` and `previous.npz`."""
-        training, folder, segments = self.training, self.run_dir / "checkpoints", self._segments
-        notes: dict[str, Any] = {
-            "algo": self.run.algo,
-            "env": self.run.env_name,
-            "step": training.step,
-            "rng": training.rng.bit_generator.state,
-            "evaluations": self.evaluations,
-            "marks": [self._evaluated, self._logged],
-            "pending": self._pending_rows().tolist(),
-            "envs": training.envs.state(),
-            "steps_due": training.steps_due,
-            "rows": training.rows,
-        }
-        latest, previous, coming = (folder / f"{name}.npz" for name in ("latest", "previous", "next"))
+        """Writes a checkpoint."""
+        step = self.training.step
         try:
-            notes["log"] = self._log.state()
-            notes["wall_time"] = notes["log"].pop("wall_time")
-            if (replay := training.replay) is not None:
-                segments = save_replay(folder, replay, training.step, segments)
-            tree = {"state": training.state, "normalizer": training.normalizer}
-            tree |= {"rollout": training.rollout} if training.rows else {}
-            save_tree(coming, tree, notes | {"segments": segments})
-            if latest.is_file():
-                latest.replace(previous)
-            coming.replace(latest)
-            forget(folder, [*self._segments, *segments])
+            log = self._log.state()
+            notes = {
+                "evaluations": self.evaluations,
+                "marks": [self._evaluated, self._logged],
+                "pending": self._pending_rows().tolist(),
+                "wall_time": log.pop("wall_time"),
+                "log": log,
+            }
+            self._savepoints.write(self.training, notes)
         except OSError as error:
             raise NotSaved(
-                f"no checkpoint can be written at step {training.step:,} ({error.strerror or error}): "
-                f"{folder} keeps the one before"
+                f"no checkpoint can be written at step {step:,} ({error.strerror or error}): "
+                f"{self.run_dir / 'checkpoints'} keeps the one before"
             ) from error
-        self._saved, self._segments = training.step, segments
+        self._saved = step
 
     def _restore(self) -> dict[str, Any]:
-        """Brings `training` to where the checkpoint was made, but for its environments; gives what that file notes.
-        Nothing on the disk is changed."""
-        latest, previous = (self.run_dir / "checkpoints" / f"{name}.npz" for name in ("latest", "previous"))
-        if latest.parent.is_symlink():
-            raise BadInput(f"{latest.parent} is a link, and may lead anywhere: it must be a folder")
-        # Where only the previous one is there, the process was killed between two renamings.
-        self._newest = previous if previous.is_file() and not latest.exists() else latest
-        try:
-            return self._restore_from(self._newest)
-        except DamagedFile as error:
-            if self._newest == previous or not previous.is_file():
-                raise
-            self._notices.append(f"{error}: going back to the checkpoint before it")
-            self._newest = previous
-            return self._restore_from(previous)
-
-    def _tidy_up(self) -> None:
-        """Makes the checkpoint that the run goes on from the latest, and removes what crashes have left."""
-        folder = self.run_dir / "checkpoints"
-        latest, previous = folder / "latest.npz", folder / "previous.npz"
-        clean_up(self.run_dir)
-        (folder / "next.npz").unlink(missing_ok=True)
-        kept = list(self._segments)
-        if self._newest == previous:
-            if latest.is_file():
-                latest.replace(folder / "damaged.npz")
-            previous.replace(latest)
-        elif previous.is_file():
-            with contextlib.suppress(BadInput):  # Damaged, it needs nothing.
-                kept += _segments_of(load_arrays(previous, ())[1])
-        forget(folder, kept)
-
-    def _restore_from(self, path: Path) -> dict[str, Any]:
-        training, (_, notes) = self.training, load_arrays(path, ())
-        found, wanted = (notes.get("algo"), notes.get("env")), (self.run.algo, self.run.env_name)
-        if found != wanted:
-            raise BadInput(f"{path} is of {found[0]} on {found[1]}, not of {wanted[0]} on {wanted[1]}")
-        like: dict[str, Any] = {"state": training.state, "normalizer": training.normalizer}
-        try:
-            rows = int(notes["rows"])
-            if not 0 <= rows <= (0 if training.rollout is None else len(training.rollout.reward)):
-                raise ValueError(f"{rows} rows of a rollout")
-            like |= {"rollout": training.rollout} if rows else {}
-            tree, _ = load_tree(path, like)
-            segments = _segments_of(notes)
-            if training.memory is not None:
-                replay = load_replay(path.parent, training.memory[training.place], int(notes["step"]), segments)
-                training.memory[training.place] = replay
-            self._segments, training.state, training.normalizer = segments, tree["state"], tree["normalizer"]
-            training.rng.bit_generator.state = notes["rng"]
-            training.step = self._saved = int(notes["step"])
+        """Brings everything to where the latest checkpoint was made, but for the environments; gives what it notes."""
+        notes = self._savepoints.read(self.training)
+        with readable(self.run_dir / "checkpoints"):
             self._evaluated, self._logged = map(int, notes["marks"])
             kinds = get_type_hints(Evaluation).values()
             self.evaluations = [
@@ -498,19 +391,11 @@ class Session:
                 for each in notes["evaluations"]
             ]
             self._pending = [np.array(row, np.float32) for row in notes["pending"]]
-            training.steps_due = int(notes["steps_due"])
-            training.rollout, training.rows = tree.get("rollout", training.rollout), rows
-            if notes["envs"] is None:
-                _begin_anew(training)
-            log = notes["log"]
-            rows_of = {str(name): int(count) for name, count in log["rows"].items()}
-            unlogged = [(int(index), float(total), int(length)) for index, total, length in log["unlogged"]]
-            notes["log"] = {"wall_time": float(notes["wall_time"]), "rows": rows_of, "unlogged": unlogged}
-            return notes
-        except BadInput:
-            raise
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-            raise BadInput(f"{path} has notes that are damaged: {type(error).__name__}: {error}") from error
+            rows = {str(name): int(count) for name, count in notes["log"]["rows"].items()}
+            unlogged = [(int(index), float(total), int(length)) for index, total, length in notes["log"]["unlogged"]]
+            notes["log"] = {"wall_time": float(notes["wall_time"]), "rows": rows, "unlogged": unlogged}
+        self._saved = self.training.step
+        return notes
 
     def _snapshot(self, metrics: jax.Array) -> Snapshot:
         training = self.training
@@ -624,22 +509,6 @@ def _noise_free(training: Training) -> Callable[[np.ndarray], np.ndarray]:
     return act
 
 
-def _begin_anew(training: Training) -> None:
-    """Ends every episode where `training` stands: those that follow are others, and so are their returns."""
-    last = training.rows - 1
-    if training.rollout is None or last < 0:
-        training.normalizer = training.normalizer._replace(discounted=np.zeros_like(training.normalizer.discounted))
-    else:
-        going = ~training.rollout.terminated[last]
-        training.rollout.truncated[last] = (
-            going if training.rollout.valid is None else going & training.rollout.valid[last]
-        )
-
-
-def _segments_of(notes: dict[str, Any]) -> list[Segment]:
-    return [Segment(int(first), int(last), str(digest)) for first, last, digest in notes["segments"]]
-
-
 def versions() -> dict[str, str]:
     """Versions of what a run's numbers depend on."""
     found = {"python": platform.python_version()}
@@ -649,25 +518,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def _adopt(source: Path, training: Training) -> None:
-    """Starts `training` from the networks and the observation statistics of the run in `source`."""
-    path = source / "checkpoints" / "latest.npz"
-    path = path if path.exists() else path.with_name("previous.npz")  # Killed between two renamings.
-    actor, critic = training.state.actor, training.state.critic
-    parts = [part for part in ("params", "target_params") if hasattr(actor, part)]
-    networks = {"actor": actor, "critic": critic}
-    wanted = {name: {part: getattr(network, part) for part in parts} for name, network in networks.items()}
-    params, _ = load_tree(path, {"state": wanted}, partly=True)
-    training.state = training.state.replace(
-        actor=actor.replace(**params["state"]["actor"]), critic=critic.replace(**params["state"]["critic"])
-    )
-    stored, _ = load_arrays(path, {"normalizer.obs.mean"})
-    if bool(stored) != (training.normalizer.obs is not None):
-        raise BadInput(
-            f"one of {source} and this run normalises observations and one does not: set normalize_obs alike"
-        )
-    if training.normalizer.obs is not None:
-        found, _ = load_tree(path, {"normalizer": {"obs": training.normalizer.obs}}, partly=True)
-        training.normalizer = training.normalizer._replace(obs=found["normalizer"]["obs"])

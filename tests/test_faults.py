@@ -20,8 +20,8 @@ from jaxrl.envs import MOST_FAULTS
 from jaxrl.normalize import normalizer_init
 from jaxrl.off_policy import train_ddpg
 from jaxrl.on_policy import _collect
-from jaxrl.session import Training
 from jaxrl.stack import Stack
+from jaxrl.training import Training
 from jaxrl.transition import Transition
 
 # At which of its steps each environment fails, and how; step 9 of the second is the last of an episode.

@@ -166,8 +166,9 @@ def test_resume_restores_everything_that_the_checkpoint_holds(tmp_path):
     from jaxrl.config import check_settings
     from jaxrl.normalize import normalizer_init
     from jaxrl.ppo import METRICS, ppo_init
-    from jaxrl.session import Sessions, Training
+    from jaxrl.session import Sessions
     from jaxrl.stack import Stack
+    from jaxrl.training import Training
 
     again = train(tiny(tmp_path, "other"), callback=lambda snapshot: snapshot.step < 320)
     run = load_run(tmp_path / "other")
