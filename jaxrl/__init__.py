@@ -33,7 +33,7 @@ _HOME = {
     "make_envs": "envs",
     "RunConfig": "config",
     "train": "run",
-    "train_seeds": "run",
+    "train_many": "run",
     "load_policy": "policy",
 }
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from jaxrl.ppo import PPOConfig, PPOState, ppo_act, ppo_init, ppo_update
     from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
     from jaxrl.returns import gae, td_target
-    from jaxrl.run import train, train_seeds
+    from jaxrl.run import train, train_many
     from jaxrl.transition import Transition
 
 

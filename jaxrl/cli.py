@@ -24,6 +24,7 @@ from jaxrl.errors import BadInput, EnvironmentLost, NotSaved
 if TYPE_CHECKING:
     from jaxrl.config import RunConfig
     from jaxrl.flags import EvaluateFlags
+    from jaxrl.run import Result
 
 T = TypeVar("T")
 NAMES = (
@@ -63,16 +64,32 @@ def train_command(argv: Sequence[str] | None = None) -> int:
         run = parse_run(sys.argv[1:] if argv is None else argv)
         if run.render:
             _check_display()
-        from jaxrl.run import train, train_seeds
+        from jaxrl.run import train, train_many
+        from jaxrl.study import is_study
 
-        if run.num_seeds == 1:
+        if is_study(run):
+            _print_results(run, train_many(run))
+        else:
             train(run)
-            return
-        last = [result.evaluations[-1].mean_return for result in train_seeds(run) if result.evaluations]
-        mean, among = statistics.fmean(last), f"{min(last):,.1f} to {max(last):,.1f}"
-        print(f"last evaluations of {run.num_seeds} seeds: {mean:,.1f} +- {statistics.pstdev(last):,.1f}, {among}")
 
     return _run(command)
+
+
+def _print_results(study: "RunConfig", results: "Sequence[Result]") -> None:
+    """A table of the last evaluations of several runs: a line for each setting, over its seeds."""
+    from jaxrl.study import setting_of
+
+    last: dict[str, list[float]] = {"last evaluations": []}
+    for result in results:
+        setting = setting_of(study, result.run)
+        text = ", ".join(f"{name} {number:g}" for name, number in setting.items()) or study.env_name
+        last.setdefault(text, []).extend(each.mean_return for each in result.evaluations[-1:])
+    wide = max(map(len, last))
+    print(f"{'last evaluations':{wide}} seeds       mean        std     lowest    highest")
+    for text, returns in last.items():
+        if returns:
+            numbers = statistics.fmean(returns), statistics.pstdev(returns), min(returns), max(returns)
+            print(f"{text:{wide}} {len(returns):5}", *(f"{number:10,.1f}" for number in numbers))
 
 
 def evaluate_command(argv: Sequence[str] | None = None) -> int:
@@ -93,12 +110,13 @@ def parse_run(argv: Sequence[str]) -> "RunConfig":
       BadInput: a flag or a value that cannot be.
       SystemExit: after `--help`.
     """
-    from jaxrl.config import default_run, load_run
+    from jaxrl.config import default_run
     from jaxrl.flags import TrainFlags
+    from jaxrl.study import load_study
 
     first, _ = _some_flags(argv, **{"--algo": "ppo", "--env": "CartPole-v1", "--resume": None})
     if first.resume is not None and not {"-h", "--help"} & set(argv):
-        return _resumed(load_run(first.resume), argv)
+        return _resumed(load_study(first.resume), argv)
     default = TrainFlags.of(first.algo, default_run(first.algo, first.env))
     return _parse(type(default), argv, prog="train.py", default=default).run()
 

@@ -35,6 +35,10 @@ class RunConfig:
     num_seeds: int = 1
     """Train as many runs side by side, with the seeds from `seed` on, each in a folder of its own, seed-0, seed-1, ...
     They share the start and the cores; on an accelerator their updates are one call, and there the real gain is."""
+    sweep: tuple[str, ...] = ()
+    """Train side by side with each of several numbers for a setting, NAME=V1,V2,V3, every one in a folder of its own,
+    NAME=V1, ..., with all of --num-seeds in it; of two settings, every pair. Any setting that changes nothing of the
+    compiled program can be swept: learning rates, gamma, clip_eps, kl_target, tau, exploration_noise, ..."""
     wrapper: tuple[WrapperLike, ...] = ()
     """Wrappers around each environment, module:callable, the innermost first; from Python also callables."""
     env_backend: Literal["gymnasium", "async", "envpool"] = "gymnasium"
@@ -198,9 +202,10 @@ def check_settings(run: RunConfig) -> None:
             raise BadInput(f"{name} is {number}: it must be from {low} to {MOST[name]:,}")
     if run.init_from is not None and run.resume is not None:
         raise BadInput("init_from begins a run and resume continues one: give one of them")
-    if run.num_seeds > 1 and (run.render or not (isinstance(run.env, str) or callable(run.env))):
+    if (run.num_seeds > 1 or run.sweep) and (run.render or not (isinstance(run.env, str) or callable(run.env))):
+        many = f"num_seeds is {run.num_seeds}" if run.num_seeds > 1 else "sweep stands for several runs"
         odd = "render shows one run" if run.render else "a vector environment belongs to one run"
-        raise BadInput(f"num_seeds is {run.num_seeds}, but {odd}: leave one of the two off")
+        raise BadInput(f"{many}, but {odd}: leave one of the two off")
     if run.anneal_steps is not None and not run.anneals:
         raise BadInput("anneal_steps is set, but nothing anneals: add anneal_learning_rate or anneal_clip")
     if isinstance(run.env, VectorEnv) and run.eval_env is None:
@@ -286,39 +291,6 @@ def claim_run_dir(run: RunConfig) -> Path:
     return folder
 
 
-def seed_runs(run: RunConfig) -> list[RunConfig]:
-    """The runs that a run with `num_seeds` stands for, each with its folder in that of `run`.
-
-    Raises:
-      BadInput: the folder has something in it already, or to resume from, not the runs of so many seeds.
-    """
-    if run.resume is not None:
-        folders = _seed_folders(Path(run.resume))
-        runs = [dataclasses.replace(load_run(folder), total_steps=run.total_steps) for folder in folders]
-        if len({json.dumps({**run_to_json(each), "seed": 0, "resume": "", "run_dir": ""}) for each in runs}) != 1:
-            raise BadInput(f"the runs in {run.resume} differ in more than their seeds: resume each by itself")
-        return runs
-    group = _free_run_dir(run)
-    seeds = range(run.seed, run.seed + run.num_seeds)
-    return [dataclasses.replace(run, seed=seed, num_seeds=1, run_dir=str(group / f"seed-{seed}")) for seed in seeds]
-
-
-def _seed_folders(group: Path) -> list[Path]:
-    found = [folder for folder in group.glob("seed-*") if folder.name[5:].isdigit() and folder.is_dir()]
-    return sorted(found, key=lambda folder: int(folder.name[5:]))
-
-
-def _free_run_dir(run: RunConfig) -> Path:
-    """The folder for several runs, which their own will be made in."""
-    if run.run_dir is not None:
-        if Path(run.run_dir).is_dir() and any(Path(run.run_dir).iterdir()):
-            raise BadInput(f"run_dir {run.run_dir} is not empty: name a new folder, or continue its runs with resume")
-        return Path(run.run_dir)
-    name = re.sub(r"[^\w.-]+", "-", f"{run.algo}-{run.env_name}-seeds{run.seed}-{run.seed + run.num_seeds - 1}")
-    names = (Path("runs") / (name if suffix == 1 else f"{name}-{suffix}") for suffix in itertools.count(1))
-    return next(folder for folder in names if not folder.exists())
-
-
 def run_to_json(run: RunConfig) -> dict[str, Any]:
     """The settings as JSON-able values; an environment that is no id is recorded by name."""
     wrapper = tuple(map(_name_of, run.wrapper))
@@ -338,7 +310,7 @@ def run_from_json(record: dict[str, Any]) -> RunConfig:
     """The inverse of `run_to_json`, for runs on environments with an id."""
     agent = dict(record["agent"], hidden_sizes=tuple(record["agent"]["hidden_sizes"]))
     rest = {name: value for name, value in record.items() if name not in ("algo", "agent")}
-    rest["wrapper"] = tuple(rest.get("wrapper", ()))
+    rest |= {name: tuple(rest.get(name, ())) for name in ("wrapper", "sweep")}
     run = RunConfig(agent=(DDPGConfig if record["algo"] == "ddpg" else PPOConfig)(**agent), **rest)
     if not isinstance(run.env, str):
         raise TypeError(f"env is {run.env!r}")
@@ -368,11 +340,8 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def load_run(folder: str | Path) -> RunConfig:
-    """The settings of the run in `folder`, or of the runs of several seeds, set to resume it; BadInput where there is
-    none."""
+    """The settings of the run in `folder`, set to resume it; BadInput where there is none."""
     path = Path(folder) / "config.json"
-    if not path.exists() and (members := _seed_folders(Path(folder))):
-        return dataclasses.replace(load_run(members[0]), num_seeds=len(members), resume=str(folder))
     try:
         run = run_from_json(json.loads(path.read_text())["run"])
         return dataclasses.replace(run, resume=str(folder), init_from=None)

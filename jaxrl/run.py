@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrl.config import RunConfig, check_settings, seed_runs
+from jaxrl.config import RunConfig, check_settings
 from jaxrl.ddpg import DDPGConfig
 from jaxrl.envs import Envs, make_envs
 from jaxrl.errors import BadInput
@@ -15,6 +15,7 @@ from jaxrl.normalize import Normalizer
 from jaxrl.off_policy import train_ddpg
 from jaxrl.on_policy import train_ppo
 from jaxrl.session import Callback, Session
+from jaxrl.study import is_study, runs_of, write_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Result:
       evaluations: all of them, in order.
       step: environment steps taken.
       run_dir: the folder with everything else.
+      run: the settings.
     """
 
     state: Any
@@ -34,6 +36,7 @@ class Result:
     evaluations: list[Evaluation]
     step: int
     run_dir: Path
+    run: RunConfig
 
 
 def train(run: RunConfig, callback: Callback | None = None) -> Result:
@@ -53,29 +56,33 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
       KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
         saved.
     """
-    if run.num_seeds > 1:
-        raise BadInput(f"num_seeds is {run.num_seeds}: train_seeds trains more than one")
+    if is_study(run):
+        raise BadInput(f"num_seeds is {run.num_seeds}, sweep {list(run.sweep)}: train_many trains more than one run")
     [result] = _train([run], callback)
     return result
 
 
-def train_seeds(run: RunConfig) -> list[Result]:
-    """Trains `run.num_seeds` runs side by side, and leaves in the folder of `run` what each would leave alone.
+def train_many(run: RunConfig) -> list[Result]:
+    """Trains the runs that `run.num_seeds` and `run.sweep` stand for side by side. Leaves in the folder of `run` what
+    each would leave alone, and `results.csv`: for each what was swept, its seed and its last evaluation.
 
     Where the device is a CPU, each run's numbers are, bit for bit, those of the same seed trained alone. On an
     accelerator one call updates all of them, and its sums may be taken in another order.
 
     Args:
-      run: the settings; with `resume` set, those that `jaxrl.config.load_run` gives for the folder of several runs.
+      run: the settings; with `resume` set, those that `jaxrl.study.load_study` gives.
 
     Returns:
-      The results, in the order of the seeds.
+      The results: in the order of the values, and for each of the seeds.
 
     Raises:
       BadInput, EnvironmentLost, KeyboardInterrupt, SystemExit: as `train`; every run is saved.
     """
     check_settings(run)
-    return _train(seed_runs(run))
+    group, runs = runs_of(run)
+    results = _train(runs)
+    write_results(group, run, [(result.run, result.evaluations) for result in results])
+    return results
 
 
 def _train(runs: Sequence[RunConfig], callback: Callback | None = None) -> list[Result]:
@@ -101,4 +108,4 @@ def _train(runs: Sequence[RunConfig], callback: Callback | None = None) -> list[
 
 def _result(session: Session) -> Result:
     training = session.training
-    return Result(training.state, training.normalizer, session.evaluations, training.step, session.run_dir)
+    return Result(training.state, training.normalizer, session.evaluations, training.step, session.run_dir, session.run)

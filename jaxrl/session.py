@@ -455,8 +455,10 @@ class Sessions:
             self._all[0].begin()
             return
         display = Display(self._all[0].run.total_steps, 0)
+        folders = {session: session.run.resume or session.run.run_dir or "" for session in self._all}
+        group = os.path.commonpath(folders.values())
         for session in self._all:
-            session.begin(display, Path(session.run.resume or session.run.run_dir or "").name)
+            session.begin(display, os.path.relpath(folders[session], group))
 
     def stacked(self) -> list[list[Session]]:
         """The sessions, once they have begun, in groups that are updated together, their learners in one stack."""

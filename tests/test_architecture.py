@@ -21,7 +21,7 @@ FLOORS = [
     {"pool"},
     {"envs"},
     {"evaluate", "policy", "config", "training"},
-    {"runlog", "savepoints"},
+    {"runlog", "savepoints", "study"},
     {"session"},
     {"on_policy", "off_policy"},
     {"run"},

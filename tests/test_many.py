@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from left_behind import tables
 
-from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, session, train, train_seeds
+from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, session, train, train_many
 from jaxrl.checkpoint import load_arrays
 from jaxrl.cli import train_command
-from jaxrl.config import load_run
+from jaxrl.study import load_study
 
 PPO = RunConfig(
     env="CartPole-v1", agent=PPOConfig(hidden_sizes=(8, 8), num_minibatches=2, num_epochs=2), total_steps=1500, seed=3,
@@ -24,8 +24,9 @@ PPO = RunConfig(
 )  # fmt: skip
 RUNS = {
     "ppo": PPO,
-    "ppo, normalised HalfCheetah": dataclasses.replace(
-        PPO, env="HalfCheetah-v5", num_envs=2, normalize_obs=True, normalize_reward=True
+    "ppo, normalised MuJoCo": dataclasses.replace(
+        PPO, env="InvertedPendulum-v5", num_envs=2, num_seeds=2, total_steps=1000, normalize_obs=True,
+        normalize_reward=True,
     ),
     "ddpg": RunConfig(
         env="Pendulum-v1", agent=DDPGConfig(hidden_sizes=(16, 12)), total_steps=500, learning_starts=150, seed=3,
@@ -71,7 +72,7 @@ def alone(run, folder, seed):
 @pytest.mark.parametrize("name", RUNS)
 def test_each_seed_leaves_what_it_leaves_alone(tmp_path, name):
     run = dataclasses.replace(RUNS[name], run_dir=str(tmp_path / "many"))
-    results = train_seeds(run)
+    results = train_many(run)
     for seed, result in zip(range(3, 3 + run.num_seeds), results, strict=True):
         together, single = tmp_path / "many" / f"seed-{seed}", alone(run, tmp_path / str(seed), seed)
         assert result.run_dir == together
@@ -89,7 +90,7 @@ def test_a_stack_computes_what_each_computes_alone(tmp_path, monkeypatch, name):
     run = RUNS[name]
     steps = 160 if name == "ddpg" else 10 * run.num_envs * run.num_steps - 60
     run = dataclasses.replace(run, total_steps=steps, eval_every=10**6, run_dir=str(tmp_path / "many"))
-    updates = [int(result.state.num_updates) for result in train_seeds(run)]
+    updates = [int(result.state.num_updates) for result in train_many(run)]
     assert min(updates) >= 9
     for seed in range(3, 3 + run.num_seeds):
         (together, _), (single, _) = (
@@ -104,7 +105,7 @@ def test_a_stack_computes_what_each_computes_alone(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_that_are_stopped_end_as_those_that_are_not(tmp_path, monkeypatch, stacks, name):
     run = dataclasses.replace(RUNS[name], run_dir=str(tmp_path / "whole"))
-    train_seeds(run)
+    train_many(run)
     cut, calls = dataclasses.replace(run, run_dir=str(tmp_path / "cut")), []
     episodes = session.Session.episodes
 
@@ -116,10 +117,10 @@ def test_runs_that_are_stopped_end_as_those_that_are_not(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(session.Session, "episodes", counted)
     with pytest.raises(SystemExit):
-        train_seeds(cut)
-    resumed = load_run(cut.run_dir)
+        train_many(cut)
+    resumed = load_study(cut.run_dir)
     assert resumed.num_seeds == run.num_seeds
-    train_seeds(resumed)
+    train_many(resumed)
     for seed in range(3, 3 + run.num_seeds):
         assert digest(tmp_path / "cut" / f"seed-{seed}") == digest(tmp_path / "whole" / f"seed-{seed}")
         assert tables(tmp_path / "cut" / f"seed-{seed}") == tables(tmp_path / "whole" / f"seed-{seed}")
@@ -128,7 +129,7 @@ def test_runs_that_are_stopped_end_as_those_that_are_not(tmp_path, monkeypatch, 
 def test_one_that_ends_early_is_left_as_it_is(tmp_path, stacks):
     """The others go on; what the early one leaves is what it had when it ended."""
     run = dataclasses.replace(PPO, stop_return=30.0, total_steps=3000, run_dir=str(tmp_path / "many"))
-    results = train_seeds(run)
+    results = train_many(run)
     assert len({result.step for result in results}) > 1
     for seed, result in zip(range(3, 6), results, strict=True):
         arrays, notes = load_arrays(tmp_path / "many" / f"seed-{seed}" / "checkpoints" / "latest.npz")
@@ -167,11 +168,11 @@ def test_where_one_fails_all_are_saved_and_go_on(tmp_path, monkeypatch, stacks, 
     run = dataclasses.replace(run, num_steps=64) if algo == "ppo" else run
     monkeypatch.setattr("test_many.FAILS", {int(session.stream(4, session.ENVIRONMENTS).generate_state(1)[0])})
     with pytest.raises(BadInput, match="reward that is not finite, environment 0 at step 200"):
-        train_seeds(run)
+        train_many(run)
     steps = [load_arrays(folder / "checkpoints" / "latest.npz")[1]["step"] for folder in (tmp_path / "many").iterdir()]
     assert len(steps) == run.num_seeds and 199 in steps and min(steps) >= 192
     monkeypatch.setattr("test_many.FAILS", set())
-    for result in train_seeds(load_run(run.run_dir)):
+    for result in train_many(load_study(run.run_dir)):
         assert result.step >= run.total_steps
 
 
@@ -191,7 +192,7 @@ def test_mistakes(tmp_path, capfd, monkeypatch):
         err = capfd.readouterr().err
         assert err.count("\n") == 1 and words in err
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full"]
-    with pytest.raises(BadInput, match="train_seeds"):
+    with pytest.raises(BadInput, match="train_many"):
         train(PPO)
 
 
@@ -201,7 +202,7 @@ def test_the_command_says_what_came_of_all(tmp_path, capsys, monkeypatch):
     assert train_command([*flags.split(), "--num-seeds", "2", "--seed", "7"]) == 0
     out = capsys.readouterr().out
     assert "seed-7: step 64: evaluation" in out and "seed-8: step 64: evaluation" in out
-    assert "last evaluations of 2 seeds" in out
-    assert sorted(os.listdir("runs/ppo-Pendulum-v1-seeds7-8")) == ["seed-7", "seed-8"]
+    assert out.splitlines()[-1].split()[:2] == ["Pendulum-v1", "2"]
+    assert sorted(os.listdir("runs/ppo-Pendulum-v1-seeds7-8")) == ["results.csv", "seed-7", "seed-8"]
     assert train_command(["--resume", "runs/ppo-Pendulum-v1-seeds7-8", "--total-steps", "128"]) == 0
     assert train_command(["--resume", "runs/ppo-Pendulum-v1-seeds7-8/seed-7", "--total-steps", "192"]) == 0
