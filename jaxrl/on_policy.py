@@ -1,4 +1,5 @@
-"""PPO's loop: collect a rollout with the current policy, update once, repeat."""
+"""PPO's loop: collect a rollout with the current policy, update once, repeat. The critic learns from a rollout while
+the next one is collected: acting needs the actor alone."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from jaxrl.errors import BadInput
 from jaxrl.memory import free_bytes
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
-from jaxrl.ppo import METRICS, PPOConfig, PPOState, ppo_init, ppo_update
+from jaxrl.ppo import METRICS, Lesson, PPOConfig, PPOState, fit_value, improve_policy, ppo_init
 from jaxrl.session import EXPLORATION, NETWORK, Callback, Session, Sessions, stream, stream_key
 from jaxrl.stack import Stack, each, in_turn, joined, on_host
 from jaxrl.training import Training
@@ -24,15 +25,15 @@ def train_ppo(runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Cal
     """Trains each of `runs` in environments of its own until its session says stop; returns the sessions."""
     trainings = [_training(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
 
-    def update_one(state: PPOState, rollout: Transition) -> tuple[PPOState, jax.Array]:
-        state, metrics = ppo_update(state, rollout)
+    def fit(state: PPOState, lesson: Lesson) -> tuple[PPOState, jax.Array]:
+        state, metrics = fit_value(state, lesson)
         return state, jnp.stack([metrics[name].astype(jnp.float32) for name in METRICS])
 
     with Sessions(runs, trainings, METRICS, callback) as sessions:
         sessions.begin()
         stacks = sessions.stacked()
-        update = jax.jit(each(update_one, len(stacks[0])), donate_argnums=0)
-        in_turn(_learn(stack, sessions, update) for stack in stacks)
+        halves = [jax.jit(each(half, len(stacks[0])), donate_argnums=0) for half in (improve_policy, fit)]
+        in_turn(_learn(stack, sessions, *halves) for stack in stacks)
     return sessions
 
 
@@ -45,7 +46,9 @@ def _training(run: RunConfig, envs: Envs) -> Training:
     return Training(Stack([state]), normalizer, rng, envs, rollout=_empty_rollout(state, envs, run.num_steps))
 
 
-def _learn(stack: Sequence[Session], sessions: Sessions, update: Callable[..., Any]) -> Iterator[None]:
+def _learn(
+    stack: Sequence[Session], sessions: Sessions, improve: Callable[..., Any], fit: Callable[..., Any]
+) -> Iterator[None]:
     """The loop, for runs that are updated together; it pauses while an update is under way."""
     learner, metrics = stack[0].training.learner, None
     seen = [session.training.rollout for session in stack]
@@ -58,7 +61,10 @@ def _learn(stack: Sequence[Session], sessions: Sessions, update: Callable[..., A
             for place, session in enumerate(stack):
                 if going[place]:
                     seen[place] = _taken_in(session)
-            learner.tree, metrics = update(learner.tree, np.array(going), joined(seen))
+            improved, lesson = improve(learner.tree, np.array(going), joined(seen))
+            # Without the actor, or it would be known no sooner than the critic.
+            fitted, metrics = fit(improved.replace(actor=None), np.array(going), lesson)
+            learner.tree = fitted.replace(actor=improved.actor)
             yield
 
 
@@ -90,8 +96,8 @@ def _collect(training: Training, session: Session, sessions: Sessions, params: A
     """Acts until the rollout of `training`, raw, `(T, N)`, is full or the run is asked to stop. It begins where it left
     off.
 
-    The last update may still be reading the rollout's arrays when this begins. Fetching its parameters waits for its
-    end, so nothing is written before it is through.
+    The last update may still be reading the rollout's arrays when this is called for. Fetching its actor waits for the
+    half that reads them, so nothing is written before that is through; the critic's half has rows of its own.
     """
     envs, rollout = training.envs, training.rollout
     assert rollout is not None

@@ -151,16 +151,47 @@ class PPOState(struct.PyTreeNode):
 
 
 class _Rows(NamedTuple):
-    """A rollout as the minibatches see it: every field has one leading axis of T * N rows."""
+    """A rollout as the actor's minibatches see it: every field has one leading axis of T * N rows."""
 
     obs: Array
     action: Array
     weight: Array
     old_policy: Distribution
     old_log_prob: Array
-    old_value: Array
     advantage: Array
+
+
+class _Values(NamedTuple):
+    """A rollout as the critic's minibatches see it, likewise."""
+
+    obs: Array
+    weight: Array
+    old_value: Array
     returns: Array
+
+
+class Lesson(NamedTuple):
+    """What `improve_policy` leaves for `fit_value`.
+
+    Attributes:
+      rows: what the critic learns from.
+      order: which rows each of K steps takes, `(K, B)`.
+      take: whether that step is taken, `(K,)`.
+      finite: whether the actor's gradient was finite there, `(K,)`.
+      rate: the critic's learning rate.
+      healthy: whether the rollout can be learned from.
+      of_steps: metrics of the actor's steps, each `(K,)`.
+      of_update: metrics of the whole, scalars.
+    """
+
+    rows: _Values
+    order: Array
+    take: Array
+    finite: Array
+    rate: ArrayLike
+    healthy: Array
+    of_steps: dict[str, Array]
+    of_update: dict[str, Array]
 
 
 def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, action_space: spaces.Space) -> PPOState:
@@ -232,10 +263,24 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
 
     Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1 and section 4.
     """
+    return fit_value(*improve_policy(state, rollout))
+
+
+def improve_policy(state: PPOState, rollout: Transition) -> tuple[PPOState, Lesson]:
+    """The first half of `ppo_update`: all of it but the critic's steps.
+
+    Actor and critic share nothing but the rollout, so whoever has the new actor can act while `fit_value` still runs.
+
+    Args:
+      state, rollout: as of `ppo_update`.
+
+    Returns:
+      The state with its new actor and KL coefficient, and what the critic has to learn.
+    """
     config = state.config
     rollout, weight = weigh(rollout, "rollout", "TN", state.kl_coef.dtype)
     key, shuffle_key = jax.random.split(state.key)
-    rates, clip_eps = _annealed(state)
+    (actor_rate, critic_rate), clip_eps = _annealed(state)
 
     # What was: the values, and the policy that acted.
     value = state.critic.apply_fn(state.critic.params, rollout.obs)
@@ -249,44 +294,68 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
     returns = advantage + value
     healthy = jnp.isfinite(advantage).all() & jnp.isfinite(returns).all()
 
-    # Epochs over shuffled minibatches: one scan, so that one update is one device call.
-    rows = _Rows(rollout.obs, rollout.action, weight, old_policy, old_log_prob, value, advantage, returns)
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+    # Epochs over shuffled minibatches: one scan, so that all steps are one device call.
+    rows = _flat(_Rows(rollout.obs, rollout.action, weight, old_policy, old_log_prob, advantage))
+    order = shuffled_minibatches(shuffle_key, weight.size, config.num_epochs, config.num_minibatches)
 
-    def step(carry: tuple[TrainState, TrainState, Array], index: Array) -> tuple[Any, Any]:
-        actor, critic, go = carry
+    def step(carry: tuple[TrainState, Array], index: Array) -> tuple[Any, Any]:
+        actor, go = carry
         batch = jax.tree.map(lambda x: x[index], rows)
-        (_, info), actor_grads = jax.value_and_grad(_actor_loss, has_aux=True)(actor.params, state, batch, clip_eps)
-        value_loss, critic_grads = jax.value_and_grad(_critic_loss)(critic.params, state, batch)
+        (_, info), grads = jax.value_and_grad(_actor_loss, has_aux=True)(actor.params, state, batch, clip_eps)
         if config.stop_kl is not None:
             go &= ~(info["approx_kl"] > config.stop_kl)  # One that is not a number is skipped below, not stopped at.
         take = go & (batch.weight.sum() > 0)
-        actor, norm_actor, actor_finite = descend(actor, actor_grads, rates[0], take, config.max_grad_norm)
-        critic, norm_critic, critic_finite = descend(critic, critic_grads, rates[1], take, config.max_grad_norm)
-        info |= {"value_loss": value_loss, "grad_norm_actor": norm_actor, "grad_norm_critic": norm_critic}
-        finite = actor_finite & critic_finite
-        return (actor, critic, go), (info, take & finite, take & ~finite)
+        actor, norm, finite = descend(actor, grads, actor_rate, take, config.max_grad_norm)
+        return (actor, go), (take, finite, info | {"grad_norm_actor": norm})
 
-    order = shuffled_minibatches(shuffle_key, weight.size, config.num_epochs, config.num_minibatches)
-    (actor, critic, _), (info, taken, skipped) = jax.lax.scan(step, (state.actor, state.critic, healthy), order)
+    (actor, _), (take, finite, of_steps) = jax.lax.scan(step, (state.actor, healthy), order)
 
     # The KL penalty's rule, from the exact divergence that the update caused.
     kl = weighted_mean(kl_divergence(old_policy, actor.apply_fn(actor.params, rollout.obs)), weight)
     kl_coef = state.kl_coef
     if config.kl_target is not None:
         adapted = jnp.clip(adapt_kl_coef(kl_coef, kl, config.kl_target), *KL_COEF_RANGE)
-        kl_coef = jnp.where(taken.any(), adapted, kl_coef)
+        kl_coef = jnp.where((take & finite).any(), adapted, kl_coef)
 
-    metrics = {name: weighted_mean(jnp.where(taken, x, 0), taken.astype(x.dtype)) for name, x in info.items()}
-    metrics |= {
-        "kl": kl,
-        "kl_coef": kl_coef,
-        "explained_variance": explained_variance(value, returns, weight),
+    of_update = {"kl": kl, "kl_coef": kl_coef, "explained_variance": explained_variance(value, returns, weight)}
+    values = _flat(_Values(rollout.obs, weight, value, returns))
+    lesson = Lesson(values, order, take, finite, critic_rate, healthy, of_steps, of_update)
+    return state.replace(actor=actor, kl_coef=kl_coef, key=key, num_updates=state.num_updates + 1), lesson
+
+
+def fit_value(state: PPOState, lesson: Lesson) -> tuple[PPOState, dict[str, Array]]:
+    """The second half of `ppo_update`: the critic's steps. It does not look at the actor.
+
+    Args:
+      state, lesson: what `improve_policy` gave.
+
+    Returns:
+      The state with its new critic, and the metrics of the whole update.
+    """
+
+    def step(critic: TrainState, each: tuple[Array, Array]) -> tuple[TrainState, Any]:
+        index, take = each
+        batch = jax.tree.map(lambda x: x[index], lesson.rows)
+        loss, grads = jax.value_and_grad(_critic_loss)(critic.params, state, batch)
+        critic, norm, finite = descend(critic, grads, lesson.rate, take, state.config.max_grad_norm)
+        return critic, (finite, {"value_loss": loss, "grad_norm_critic": norm})
+
+    critic, (finite, of_steps) = jax.lax.scan(step, state.critic, (lesson.order, lesson.take))
+
+    finite &= lesson.finite
+    taken, of_steps = lesson.take & finite, lesson.of_steps | of_steps
+    weight = taken.astype(lesson.rows.weight.dtype)
+    metrics = {name: weighted_mean(jnp.where(taken, x, 0), weight) for name, x in of_steps.items()}
+    metrics |= lesson.of_update | {
         "gradient_steps": taken.sum(),
-        "skipped_updates": jnp.where(healthy, skipped.sum(), taken.size),
+        "skipped_updates": jnp.where(lesson.healthy, (lesson.take & ~finite).sum(), taken.size),
     }
-    new = state.replace(actor=actor, critic=critic, kl_coef=kl_coef, key=key, num_updates=state.num_updates + 1)
-    return new, metrics
+    return state.replace(critic=critic), metrics
+
+
+def _flat(rows: Any) -> Any:
+    """Rows `(T, N, ...)` as `(T * N, ...)`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
 
 def _actor_loss(params: Any, state: PPOState, batch: _Rows, clip_eps: ArrayLike | None) -> tuple[Array, dict[str, Any]]:
@@ -311,7 +380,7 @@ def _actor_loss(params: Any, state: PPOState, batch: _Rows, clip_eps: ArrayLike 
     }
 
 
-def _critic_loss(params: Any, state: PPOState, batch: _Rows) -> Array:
+def _critic_loss(params: Any, state: PPOState, batch: _Values) -> Array:
     """`mean[ 0.5 * (V - R)^2 ]`, pessimistic where a value moved further than `value_clip_eps`."""
     value = state.critic.apply_fn(params, batch.obs)
     loss = clipped_value_loss(value, batch.old_value, batch.returns, state.config.value_clip_eps)

@@ -102,9 +102,9 @@ class RunLog:
             self.say(f"step {step:,}: environment {index} {what}; it was reset")
         self._files["faults"].flush()
 
-    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Takes a row of the update's metrics."""
-        row = (step, *(f"{value:.8g}" for value in metrics.values()), f"{self.wall_time:.3f}")
+    def metrics(self, step: int, metrics: Mapping[str, float], wall_time: float) -> None:
+        """Takes a row of the update's metrics, at a step that was reached after `wall_time` seconds."""
+        row = (step, *(f"{value:.8g}" for value in metrics.values()), f"{wall_time:.3f}")
         self._files["metrics"].add(row)
         for name, value in metrics.items():
             self._board.add_scalar(f"update/{name}", value, step)

@@ -131,7 +131,8 @@ class Session:
         if describe(layout(seen)) != describe(layout(self._spaces[0])) or done != self._spaces[1]:
             raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
         self._metric_names, self._stops, self._callback = metric_names, stops, callback
-        self._pending: list[Any] = []
+        self._pending: list[Any] = []  # Metrics that no row has been asked for yet,
+        self._due: list[tuple[int, float, list[Any]]] = []  # and those of rows to be written: step, wall time, metrics.
         self.begun = self._over = False
         self._folder: int | None = None  # Open while the run holds its lock.
         self._evaluating = False
@@ -240,10 +241,11 @@ class Session:
                 self._finish()
             return not asked
         over = step >= run.total_steps
+        self._write_due()
         if metrics is not None:
             self._pending.append(metrics)
         if step > 0 and (over or step // run.log_every > self._logged // run.log_every):
-            self._write_metrics(step)
+            self._make_due(step)
         due = step != self._evaluated and (over or step // run.eval_every > self._evaluated // run.eval_every)
         if due and not asked:
             over |= self._evaluate()
@@ -253,7 +255,7 @@ class Session:
         asked = self._stops.asked_by is not None
         over |= asked
         if over and self._pending and not asked:  # Else a checkpoint keeps them for the run that resumes this one.
-            self._write_metrics(step)
+            self._make_due(step)
         if over or (step > 0 and step // run.checkpoint_every > max(self._saved, 0) // run.checkpoint_every):
             self.save()
         if over:
@@ -289,9 +291,17 @@ class Session:
             if self._folder is not None:
                 os.close(self._folder)
 
-    def _write_metrics(self, step: int) -> None:
+    def _make_due(self, step: int) -> None:
+        """Asks for a row of all pending metrics. It is written at the next call of `goes_on`, or with a checkpoint: now
+        the device may be busy with the last of them, and the environments need not wait."""
         if self._pending:
-            rows = self._pending_rows()
+            self._due.append((step, self._log.wall_time, self._pending))
+        self._log.progress(step)
+        self._pending, self._logged = [], step
+
+    def _write_due(self) -> None:
+        for step, wall_time, metrics in self._due:
+            rows = self._on_host(metrics)
             finite = np.isfinite(rows)  # What a skipped update reports must not hide what the others do.
             sums, counts = np.where(finite, rows, 0).sum(0), finite.sum(0)
             means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
@@ -299,12 +309,11 @@ class Session:
             if row["skipped_updates"]:
                 row["skipped_updates"] *= len(rows)
                 self._log.say(f"step {step:,}: {row['skipped_updates']:.0f} gradient steps skipped: not finite")
-            self._log.metrics(step, row)
-        self._log.progress(step)
-        self._pending, self._logged = [], step
+            self._log.metrics(step, row, wall_time)
+        self._due = []
 
-    def _pending_rows(self) -> np.ndarray:
-        rows = [np.asarray(each, np.float64) for each in jax.device_get(self._pending)]
+    def _on_host(self, metrics: Sequence[Any]) -> np.ndarray:
+        rows = [np.asarray(each, np.float64) for each in jax.device_get(metrics)]
         return np.array([row[self.training.place] if row.ndim > 1 else row for row in rows])
 
     def _evaluate(self) -> bool:
@@ -364,11 +373,12 @@ class Session:
         """Writes a checkpoint."""
         step = self.training.step
         try:
+            self._write_due()
             log = self._log.state()
             notes = {
                 "evaluations": self.evaluations,
                 "marks": [self._evaluated, self._logged],
-                "pending": self._pending_rows().tolist(),
+                "pending": self._on_host(self._pending).tolist(),
                 "wall_time": log.pop("wall_time"),
                 "log": log,
             }

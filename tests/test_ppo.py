@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from jaxrl import BadInput, PPOConfig, Transition, gae, kl_divergence, ppo_act, ppo_init, ppo_update
 from jaxrl.checkpoint import load_tree, save_tree
-from jaxrl.ppo import METRICS
+from jaxrl.ppo import METRICS, fit_value, improve_policy
 
 T, N, S = 8, 4, 3
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (S,))
@@ -518,6 +518,22 @@ def test_configs_that_cannot_work_are_refused(changes, words):
 def test_spaces_that_cannot_work_are_refused(observations, actions, words):
     with pytest.raises(BadInput, match=words):
         ppo_init(jax.random.key(0), SMALL, observations, actions)
+
+
+@pytest.mark.parametrize("valid", [None, np.ones((4096, N), bool)], ids=["all rows", "masked"])
+def test_the_halves_of_an_update_make_it_and_the_second_has_rows_of_its_own(valid):
+    """As the loop uses them: the second half without the actor, and while the rollout is written over."""
+    state, seen = fresh(), rollout(steps=4096, valid=valid)  # Arrays so large that JAX reads them where they are.
+    whole, metrics = update(state, seen)
+    improved, lesson = jax.jit(improve_policy)(state, seen)
+    jax.block_until_ready(improved.actor.params)
+    for field in seen:
+        if field is not None:
+            field[...] = 0
+    fitted, found = jax.jit(fit_value)(improved.replace(actor=None), lesson)
+    assert found.keys() == metrics.keys() == set(METRICS)
+    assert_close(learned(fitted.replace(actor=improved.actor)), learned(whole), 1e-6)
+    assert_close(found, metrics, 1e-5)
 
 
 def test_donation_works_in_a_loop():
