@@ -11,7 +11,6 @@ had not come to its first checkpoint), and its last checkpoint compared: every a
 the buffer's parts. What is left over in its folder counts too.
 """
 
-import argparse
 import hashlib
 import itertools
 import os
@@ -23,6 +22,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from parser import Parser
 
 from jaxrl.checkpoint import load_arrays
 
@@ -159,7 +160,7 @@ def signals(runs: int) -> int:
 
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"some of {', '.join(JOBS)}; all by default")
     parser.add_argument("--runs", type=int, default=50, help="runs of each job")
     given = parser.parse_args()

@@ -1,0 +1,114 @@
+"""The benchmark that anyone can run: how fast kernels, environments and whole runs are on this machine, and beside what
+one would use instead.
+
+    python experiments/benchmark.py kernels            # updates beside their matrix products; several learners at once
+    python experiments/benchmark.py envs               # environments alone, by backend
+    python experiments/benchmark.py train              # whole runs: speed, start, memory, many environments, many runs
+    python experiments/benchmark.py profile            # where a run's time goes
+    python experiments/benchmark.py peers              # Stable-Baselines3 and SBX on the same jobs, in turn
+    python experiments/benchmark.py compare OLD.json NEW.json
+
+Each prints Markdown tables, medians of `--repeats` rounds in which everything that is compared takes its turn, and with
+`--out FOLDER` leaves them there as NAME.md and NAME.json. `compare` sets two such files side by side. `peers` makes a
+virtual environment of its own, `.venv-peers`, unless `--python` names an interpreter that has the two libraries.
+"""
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import timed_kernels
+import timed_parts
+import timed_runs
+from parser import Parser
+from timed_runs import JOBS, Tables
+
+from jaxrl.session import versions
+
+COMMANDS = {
+    "kernels": timed_kernels.kernels,
+    "envs": timed_parts.envs,
+    "train": timed_runs.train,
+    "profile": timed_parts.profile,
+}
+
+
+def machine() -> dict[str, str]:
+    """What figures depend on."""
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text().splitlines() if cpus.is_file() else []
+    processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    known = {"processor": processor, "architecture": platform.machine(), "cores": str(cores)}
+    return known | {"system": platform.system()} | versions()
+
+
+def markdown(tables: Tables) -> str:
+    """Tables as Markdown."""
+    lines = []
+    for title, rows in tables.items():
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        lines += [f"{title}:", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        for name, row in rows.items():
+            figures = (_shown(row[column]) if column in row else "" for column in columns)
+            lines.append(f"| {name} | {' | '.join(figures)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _shown(figure: float) -> str:
+    """A figure with three digits or more."""
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
+
+
+def compare(old: Path, new: Path) -> Tables:
+    """Each figure that two results share, and their ratio."""
+    before, after = (json.loads(path.read_text())["tables"] for path in (old, new))
+    found: Tables = {}
+    for title, rows in before.items():
+        for name, row in rows.items():
+            for column, figure in row.items():
+                now = after.get(title, {}).get(name, {}).get(column)
+                if now is not None:
+                    ratio = {"old": figure, "new": now, "new / old": now / figure}
+                    found.setdefault(title, {})[f"{name}: {column}"] = ratio
+    return found
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = Parser(description=__doc__)
+    commands = parser.add_subparsers(required=True, dest="name")
+    for name in (*COMMANDS, "peers"):
+        added = commands.add_parser(name)
+        added.add_argument("--repeats", type=int, default=3)
+        added.add_argument("--out", type=Path, help="folder for NAME.md and NAME.json")
+    added.add_argument("--python", help="an interpreter with torch, stable-baselines3 and sbx-rl")
+    added.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS), metavar="JOB", help=", ".join(JOBS))
+    added.add_argument("--ours", default="", help="more flags for us, as one word: '--env-backend envpool'")
+    added = commands.add_parser("compare")
+    added.add_argument("old", type=Path)
+    added.add_argument("new", type=Path)
+    given = parser.parse_args()
+    if given.name == "compare":
+        print(markdown(compare(given.old, given.new)))
+        return
+    if given.repeats < 1:
+        parser.error(f"--repeats is {given.repeats}: it must be at least 1")
+    if given.name == "peers":
+        tables = timed_runs.peers(given.repeats, given.python, given.jobs, given.ours)
+    else:
+        tables = COMMANDS[given.name](given.repeats)
+    text = f"`python experiments/benchmark.py {given.name}`\n\n{markdown(tables)}"
+    print(text)
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
+        (given.out / f"{given.name}.md").write_text(text)
+        content = {"command": sys.argv[1:], "machine": machine(), "tables": tables}
+        (given.out / f"{given.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What runs are made of, timed: environments alone, by backend; and where the time of a run's steps goes. For
+benchmark.py.
+
+    python experiments/timed_parts.py ppo-CartPole     # one profile, as JSON: microseconds of a step, by part
+"""
+
+import contextlib
+import functools
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from timed_runs import JOBS, NEVER
+
+from jaxrl.envs import make_envs
+from jaxrl.errors import BadInput
+from jaxrl.guard import hear_mujoco
+
+PROFILED = "ppo-CartPole", "ppo-HalfCheetah", "ddpg-HalfCheetah"
+NUM_ENVS = 8
+COLLECTING = "environment", "adapter: copies, checks, episodes", "policy", "noise, storing rows, the loop itself"
+
+
+def envs(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Eight environments alone under random actions: Gymnasium's synchronous vector environment as it is, and ours."""
+    found = {}
+    for env, count in (("CartPole-v1", 1000), ("HalfCheetah-v5", 400), ("Ant-v5", 150)):
+        made: dict[str, Any] = {"Gymnasium's SyncVectorEnv": _as_gymnasium_has_it(env)}
+        for backend in ("gymnasium", "async", "envpool"):
+            try:
+                made[f"--env-backend {backend}"] = make_envs(env, NUM_ENVS, 0, backend)
+            except BadInput as error:
+                print(f"{backend} is left out: {error}", file=sys.stderr)
+        rates: dict[str, list[float]] = {name: [] for name in made}
+        for _ in range(repeats):
+            for name, each in made.items():
+                rates[name].append(_rate(each, made["Gymnasium's SyncVectorEnv"].action_space, count))
+        for each in made.values():
+            each.close()
+        found[env] = {name: statistics.median(each) for name, each in rates.items()}
+    return {"Steps per second of 8 environments alone": found}
+
+
+def _as_gymnasium_has_it(env: str) -> SyncVectorEnv:
+    hear_mujoco()  # Or it warns of its own models.
+    made = SyncVectorEnv([functools.partial(gym.make, env)] * NUM_ENVS, autoreset_mode=AutoresetMode.SAME_STEP)
+    made.reset(seed=0)
+    return made
+
+
+def _rate(envs: Any, action_space: Any, count: int) -> float:
+    action_space.seed(0)
+    actions = [action_space.sample() for _ in range(count)]
+    began = time.perf_counter()
+    for action in actions:
+        envs.step(action)
+    return count * NUM_ENVS / (time.perf_counter() - began)
+
+
+def profile(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Where the time of a run's steps goes, start, compilation and evaluations left out; and how fast collecting alone
+    is, beside the environments alone."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    collection: dict[str, dict[str, float]] = {}
+    for name in PROFILED:
+        command = [sys.executable, __file__, name]
+        rounds, alone = [], []
+        for _ in range(repeats):
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            rounds.append(json.loads(done.stdout.splitlines()[-1]))
+            alone.append(_rate(plain := _as_gymnasium_has_it(JOBS[name].env), plain.action_space, 400))
+            plain.close()
+        parts = {part: statistics.median(each[part] for each in rounds) for part in rounds[0]}
+        whole = sum(parts.values())
+        ordered = sorted(parts.items(), key=lambda part: -part[1])
+        found[f"{name}, a step's microseconds"] = {part: {"us": us, "share": us / whole} for part, us in ordered}
+        if JOBS[name].algo == "ppo":
+            rates = [1e6 / sum(each[part] for part in COLLECTING) for each in rounds]
+            collection[name] = {
+                "collecting, steps/s": statistics.median(rates),
+                "SyncVectorEnv alone, steps/s": statistics.median(alone),
+                "share": statistics.median(a / b for a, b in zip(rates, alone, strict=True)),
+            }
+    return found | {"Collecting, while the critic learns": collection}
+
+
+class Stopwatch:
+    """Where time goes: what is watched counts without what is watched within it."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._within: list[float] = []
+
+    def watch(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, its time counted as a part's."""
+
+        @functools.wraps(call)
+        def watched(*arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            self._within.append(0.0)
+            try:
+                return call(*arguments, **options)
+            finally:
+                took = time.perf_counter() - began
+                self.seconds[part] += took - self._within.pop()
+                if self._within:
+                    self._within[-1] += took
+
+        return watched
+
+    def patch(self, owner: Any, name: str, part: str) -> None:
+        """Watches a function of a module, or a method of a class."""
+        setattr(owner, name, self.watch(part, getattr(owner, name)))
+
+
+class _Module:
+    """A module, but for some of its names."""
+
+    def __init__(self, module: Any, **names: Any) -> None:
+        self._module = module
+        self.__dict__.update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _profile_one(name: str) -> dict[str, float]:
+    """Microseconds of a step, by part."""
+    from jaxrl import cli
+
+    cli._prepare_jax()
+    import jax
+
+    from jaxrl import off_policy, on_policy, session
+    from jaxrl.envs import Envs
+    from jaxrl.run import train
+
+    clock = Stopwatch()
+
+    def jit(function: Any, **options: Any) -> Any:
+        """Watched from its second call on: the first compiles."""
+        first = iter([(call := jax.jit(function, **options))])
+        watched = clock.watch("handing work to the device", call)
+        return lambda *arguments: next(first, watched)(*arguments)  # noqa: PLW0108
+
+    def acting(function: Any) -> Any:
+        return lambda *arguments: clock.watch("policy", function(*arguments))
+
+    for module in (on_policy, off_policy):
+        setattr(module, "jax", _Module(jax, jit=jit))  # noqa: B010
+        setattr(module, "host_policy", acting(module.host_policy))  # noqa: B010
+    waiting = clock.watch("waiting for the actor", np.asarray)
+    setattr(off_policy, "np", _Module(np, asarray=waiting))  # noqa: B010
+    clock.patch(on_policy, "on_host", "waiting for the actor")
+    clock.patch(on_policy, "_taken_in", "normaliser")
+    clock.patch(on_policy, "_collect", "noise, storing rows, the loop itself")
+    clock.patch(off_policy, "_step", "noise, the loop itself")
+    clock.patch(Envs, "_ask", "environment")
+    clock.patch(Envs, "step", "adapter: copies, checks, episodes")
+    clock.patch(session.Session, "goes_on", "logs")
+    clock.patch(session.Session, "episodes", "logs")
+    clock.patch(session.Session, "save", "checkpoints")
+    clock.patch(session.Session, "_evaluate", "evaluations")
+    job = JOBS[name]
+    flags = f"--algo {job.algo} --env {job.env} {job.flags} --total-steps {job.steps} --eval-every {NEVER}"
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        result = train(cli.parse_run([*flags.split(), "--run-dir", f"{folder}/run"]))
+    del clock.seconds["evaluations"]
+    return {part: seconds / result.step * 1e6 for part, seconds in clock.seconds.items()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_profile_one(sys.argv[1])))
