@@ -93,10 +93,18 @@ def main() -> None:
     added.add_argument("new", type=Path)
     given = parser.parse_args()
     if given.name == "compare":
-        print(markdown(compare(given.old, given.new)))
+        try:
+            print(markdown(compare(given.old, given.new)))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            parser.error(f"{given.old} and {given.new} must be two results, left by --out: {error}")
         return
     if given.repeats < 1:
         parser.error(f"--repeats is {given.repeats}: it must be at least 1")
+    if given.out is not None:
+        try:
+            given.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--out {given.out} cannot be made: {error.strerror}")
     if given.name == "peers":
         tables = timed_runs.peers(given.repeats, given.python, given.jobs, given.ours)
     else:
@@ -104,7 +112,6 @@ def main() -> None:
     text = f"`python experiments/benchmark.py {given.name}`\n\n{markdown(tables)}"
     print(text)
     if given.out is not None:
-        given.out.mkdir(parents=True, exist_ok=True)
         (given.out / f"{given.name}.md").write_text(text)
         content = {"command": sys.argv[1:], "machine": machine(), "tables": tables}
         (given.out / f"{given.name}.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -190,7 +190,10 @@ def main() -> None:
     each.add_argument("--since", type=int, default=0)
     each.add_argument("--until", type=int, default=10**12)
     given = parser.parse_args(argv)
-    given.call(given)
+    try:
+        given.call(given)
+    except FileNotFoundError as error:
+        parser.error(f"there is no {error.filename}")
 
 
 if __name__ == "__main__":

@@ -208,7 +208,8 @@ class TanhGaussian(DiagGaussian):
         places, shares = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
         u = mean + std * jnp.asarray(places, mean.dtype).reshape(-1, *[1] * mean.ndim)
         weights = jnp.asarray(shares / shares.sum(), mean.dtype)
-        return super().entropy() + jnp.tensordot(weights, self._log_slope(u), axes=1).sum(-1)
+        log_slope = jnp.tensordot(weights, self._log_slope(u), axes=1, precision=jax.lax.Precision.HIGHEST)
+        return super().entropy() + log_slope.sum(-1)
 
     def to_env(self, action: Any) -> np.ndarray:
         """The a of this u, `(..., A)`, within the bounds, in NumPy."""

@@ -16,6 +16,9 @@ from jax import Array
 
 from jaxrl.distributions import Categorical, Deterministic, DiagGaussian, MultiCategorical, TanhGaussian
 
+# Products in float32 are computed in float32: where JAX may choose, a GPU rounds their factors to ten bits (TF32).
+EXACT = jax.lax.Precision.HIGHEST
+
 
 class MLP(nn.Module):
     """Tanh layers and a linear one; orthogonal kernels of gain sqrt(2), the last of gain `scale`; zero biases."""
@@ -32,7 +35,8 @@ class MLP(nn.Module):
         return self._dense(self.width, self.scale)(x)
 
     def _dense(self, width: int, scale: float) -> nn.Dense:
-        return nn.Dense(width, kernel_init=nn.initializers.orthogonal(scale), param_dtype=self.dtype)
+        kernel_init = nn.initializers.orthogonal(scale)
+        return nn.Dense(width, kernel_init=kernel_init, param_dtype=self.dtype, precision=EXACT)
 
 
 class CategoricalActor(nn.Module):
@@ -175,19 +179,19 @@ class JoiningDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, action: Array, in_parts: bool) -> Array:
-        size = x.shape[-1]
+        size, product = x.shape[-1], functools.partial(jnp.matmul, precision=EXACT)
         fan_in = size + action.shape[-1]
         init = _uniform(fan_in)
         kernel = self.param("kernel", init, (fan_in, self.width), self.dtype)
         bias = self.param("bias", init, (self.width,), self.dtype)
         if in_parts:
-            return x @ kernel[:size] + action @ kernel[size:] + bias
-        return jnp.concatenate([x, action], axis=-1) @ kernel + bias
+            return product(x, kernel[:size]) + product(action, kernel[size:]) + bias
+        return product(jnp.concatenate([x, action], axis=-1), kernel) + bias
 
 
 def _uniform_dense(width: int, fan_in: int, dtype: Any, name: str | None = None) -> nn.Dense:
     init = _uniform(fan_in)
-    return nn.Dense(width, kernel_init=init, bias_init=init, param_dtype=dtype, name=name)
+    return nn.Dense(width, kernel_init=init, bias_init=init, param_dtype=dtype, precision=EXACT, name=name)
 
 
 def _uniform(fan_in: int) -> Callable[..., Array]:

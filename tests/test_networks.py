@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from jaxrl import PPOConfig, ppo_act, ppo_init
+from jaxrl import DDPGConfig, PPOConfig, Transition, ddpg_init, ddpg_update, ppo_act, ppo_init, ppo_update
 from jaxrl.networks import apply_function, host_policy
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (5,))
@@ -50,3 +50,44 @@ def test_equal_settings_give_the_same_objects():
     assert states[0].actor.tx is states[1].actor.tx
     module = states[0].actor.apply_fn.__self__
     assert apply_function(type(module), (64, 64), 2, 0, module.dtype)[0] is module
+
+
+def precisions(jaxpr):
+    """Of every product in a program, at whatever depth."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.params["precision"]
+        for part in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield from precisions(inner)
+
+
+def transitions(shape, space):
+    action = np.zeros((*shape, *space.shape), space.dtype)
+    obs, flags = np.ones((*shape, 5), np.float32), np.zeros(shape, bool)
+    return Transition(obs, action, np.ones(shape, np.float32), obs, flags, flags)
+
+
+@pytest.mark.parametrize("name", ["discrete", "box", "squashed"])
+def test_no_product_of_ppo_may_be_rounded_to_fewer_bits(name):
+    """A GPU would, unless told otherwise."""
+    space, settings, _ = SPACES[name]
+    state = ppo_init(jax.random.key(0), PPOConfig(num_minibatches=2, **settings), OBSERVATIONS, space)
+    found = list(precisions(jax.make_jaxpr(ppo_update)(state, transitions((4, 2), space)).jaxpr))
+    assert len(found) > 20
+    assert set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
+def test_no_product_of_ddpg_may_be_rounded_to_fewer_bits():
+    space = SPACES["box"][0]
+    state = ddpg_init(jax.random.key(0), DDPGConfig(hidden_sizes=(8, 6)), OBSERVATIONS, space)
+    found = list(precisions(jax.make_jaxpr(ddpg_update)(state, transitions((4,), space)).jaxpr))
+    assert len(found) > 20
+    assert set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
+def test_a_product_that_may_be_is_found():
+    """The negative control, in a scan as the kernels have it."""
+    program = jax.make_jaxpr(lambda x: jax.lax.scan(lambda x, _: (x @ x, None), x, length=3))(np.eye(2))
+    assert list(precisions(program.jaxpr)) == [None]

@@ -1,5 +1,6 @@
-"""What the README says is so: its loop runs, its commands parse, its files exist."""
+"""What the README and the pages in docs say is so: loops run, commands parse, files and functions exist."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,9 @@ from jaxrl.cli import parse_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M)
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+FENCED = r"^```(\w*)\n(.*?)^```"
+BLOCKS = re.findall(FENCED, README, re.S | re.M)
 
 
 def test_the_first_two_blocks_are_one_line_each_and_run_training_and_tests():
@@ -33,16 +36,47 @@ def test_the_loop_around_the_kernels_runs(capsys):
 
 
 def commands():
-    lines = [line for language, text in BLOCKS if not language for line in text.splitlines()]
-    return [line for line in lines if "experiments/train.py" in line and "--resume" not in line]
+    """The training commands of every page, those spread over lines and with shell variables joined and filled."""
+    for text in PAGES.values():
+        for language, block in re.findall(FENCED, text, re.S | re.M):
+            for line in block.replace("\\\n", " ").replace("$S", "2").splitlines() if not language else ():
+                if "experiments/train.py" in line and "--resume" not in line:
+                    yield line
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", list(commands()))
 def test_training_commands_parse(line):
-    words = shlex.split(line.split("experiments/train.py")[1])
+    words = shlex.split(re.split("[;#]", line.split("experiments/train.py")[1])[0])
     assert parse_run(words).env == words[words.index("--env") + 1]
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def scripts():
+    """Every other script that a page names, and its first word if that is no path or flag."""
+    found = {
+        match.groups()
+        for text in PAGES.values()
+        for match in re.finditer(r"experiments/(\w+\.py)(?: ([a-z]+)(?=[ `\n]))?", text)
+    }
+    return sorted((name, word or "") for name, word in found)
+
+
+@pytest.mark.parametrize("name, word", scripts())
+def test_scripts_and_their_commands_exist(name, word):
+    text = (ROOT / "experiments" / name).read_text()
+    assert not word or f'"{word}"' in text, f"{name} knows no {word}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", PAGES[page]):
+        assert (folder / target).exists(), target
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(jaxrl(?:\.\w+)+)`", PAGES["maths.md"]))))
+def test_the_functions_beside_the_equations_exist(name):
+    _, module, *attributes = name.split(".")
+    found = importlib.import_module(f"jaxrl.{module}")
+    for attribute in attributes:
+        found = getattr(found, attribute)
+    assert found.__doc__

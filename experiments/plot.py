@@ -1,0 +1,373 @@
+"""Draws returns against environment steps, from run folders or from committed tables, and says where they end.
+
+    python experiments/plot.py runs/ppo-CartPole-v1-seeds0-4 runs/ppo_kl-CartPole-v1-seeds0-4 --out plots/cartpole
+    python experiments/plot.py experiments/results/ddpg/*.csv --reference REFERENCE.csv --out plots/ddpg
+    python experiments/plot.py runs/ppo-HalfCheetah-v5-seed0 --diagnostics --out plots/halfcheetah-diagnostics
+
+Every source is the folder of a run (also one that is not over), a folder of such folders, or a table: evaluations of
+one seed, named ENV-seedK.csv, or of a whole study, with the columns env, variant, seed, step and mean_return. There is
+a panel for each task, and in it a line for each algorithm and setting: the mean over its seeds (with `--iqm` their
+interquartile mean), and a band that holds it with 95 % confidence, by bootstrap over the seeds. Curves of a reference
+file (columns task, step, mean_return, and where it has them source and variant) are dashed. `--ends` draws the last
+values as bars instead, `--diagnostics` what one run logged. Each figure is written as PNG and SVG, its data as CSV.
+"""
+
+import csv
+import functools
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from parser import Parser
+from scipy import stats
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; the dashes and marks are for print.
+COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
+MARKS = "o", "s", "^", "D", "v", "P", "X"
+SAMPLES = 2_000
+# Of a run's settings those that make no other variant of it.
+NO_VARIANT = {
+    "algo",
+    "env",
+    "seed",
+    "agent",
+    "total_steps",
+    "num_seeds",
+    "sweep",
+    "run_dir",
+    "resume",
+    "init_from",
+    "render",
+}
+NO_VARIANT |= {"log_every", "checkpoint_every", "eval_every", "eval_episodes", "eval_env", "env_timeout", "stop_return"}
+
+
+class Mistake(Exception):
+    """Something is wrong with what was given, in one line."""
+
+
+class Curve(NamedTuple):
+    """One seed's evaluations: of a task, by an algorithm with settings."""
+
+    env: str
+    algo: str
+    settings: dict[str, Any]
+    seed: str
+    steps: np.ndarray
+    returns: np.ndarray
+
+
+class Line(NamedTuple):
+    """What is drawn of several seeds: at each step their mean and the band around it."""
+
+    env: str
+    label: str
+    seeds: int
+    steps: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def columns(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table that must have the columns `names`; a last row that is still being written is left out."""
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in names if name not in (reader.fieldnames or ())]
+            rows = [row for row in reader if None not in row.values()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Mistake(f"{path} cannot be read: {error}") from error
+    if missing:
+        raise Mistake(f"{path} has no column {' and no column '.join(missing)}: it must have {', '.join(names)}")
+    return rows
+
+
+def numbers(path: Path, rows: Iterable[dict[str, str]], name: str) -> np.ndarray:
+    """A column."""
+    try:
+        return np.array([float(row[name]) for row in rows])
+    except ValueError as error:
+        raise Mistake(f"{path}: the column {name} holds what is no number: {error}") from error
+
+
+def read(source: Path) -> list[Curve]:
+    """The curves in a run's folder, in a folder of such, or in a table."""
+    if source.is_dir():
+        found = sorted(path.parent for path in source.rglob("evaluations.csv"))
+        if not found:
+            raise Mistake(f"{source} holds no run: there is no evaluations.csv in it")
+        return [_of_run(folder) for folder in found]
+    rows = columns(source, ("step", "mean_return"))
+    if rows and {"env", "variant", "seed"} <= rows[0].keys():
+        return _of_study(source, rows)
+    name = re.fullmatch(r"(.+)-seed(\d+)", source.stem)
+    if name is None:
+        raise Mistake(f"{source} says neither by columns nor by its name what it is of: name it ENV-seedK.csv")
+    steps, returns = (numbers(source, rows, column) for column in ("step", "mean_return"))
+    return [Curve(name[1], source.parent.name, {}, name[2], steps, returns)]
+
+
+def _of_run(folder: Path) -> Curve:
+    rows = columns(folder / "evaluations.csv", ("step", "mean_return"))
+    try:
+        run = json.loads((folder / "config.json").read_text())["run"]
+        algo, env, seed = str(run["algo"]), str(run["env"]), str(run["seed"])
+        settings = {name: value for name, value in (run | run["agent"]).items() if name not in NO_VARIANT}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Mistake(f"{folder / 'config.json'} cannot be read: {error}") from error
+    steps, returns = (numbers(folder / "evaluations.csv", rows, name) for name in ("step", "mean_return"))
+    return Curve(env, algo, settings, seed, steps, returns)
+
+
+def _of_study(path: Path, rows: Sequence[dict[str, str]]) -> list[Curve]:
+    parts = defaultdict(list)
+    for row in rows:
+        parts[row["env"], row["variant"], row["seed"]].append(row)
+    return [
+        Curve(env, variant, {}, seed, numbers(path, each, "step"), numbers(path, each, "mean_return"))
+        for (env, variant, seed), each in parts.items()
+    ]
+
+
+def lines(curves: Sequence[Curve], iqm: bool) -> list[Line]:
+    """A line for each task, algorithm and setting."""
+    groups: dict[tuple[str, str], list[Curve]] = defaultdict(list)
+    for curve, label in zip(curves, labels(curves), strict=True):
+        if len(curve.steps):
+            groups[curve.env, label].append(curve)
+    return [aggregate(env, label, group, iqm) for (env, label), group in sorted(groups.items())]
+
+
+def labels(curves: Sequence[Curve]) -> list[str]:
+    """What each curve is called: its algorithm, and those of its settings that are not the same in all curves of it."""
+    seen: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for curve in curves:
+        for name, value in curve.settings.items():
+            seen[curve.env, curve.algo, name].add(str(value))
+    return [
+        ", ".join(
+            [curve.algo]
+            + [
+                f"{name} {value}"
+                for name, value in curve.settings.items()
+                if len(seen[curve.env, curve.algo, name]) > 1
+            ]
+        )
+        for curve in curves
+    ]
+
+
+def aggregate(env: str, label: str, curves: Sequence[Curve], iqm: bool) -> Line:
+    """Seeds as one line, at the steps of the seed that has the fewest, as far as all have come. The others are
+    interpolated: PPO's evaluations are at the ends of rollouts, which are not always at the same steps."""
+    end = min(curve.steps[-1] for curve in curves)
+    steps = min((curve.steps for curve in curves), key=len)
+    steps = steps[steps <= end]
+    returns = np.array([np.interp(steps, curve.steps, curve.returns) for curve in curves])
+    middle = middle_of(iqm)
+    mean = middle(returns, axis=0)
+    low, high = interval(returns, middle)
+    return Line(env, label, len(curves), steps, mean, low, high)
+
+
+def middle_of(iqm: bool) -> Callable[..., np.ndarray]:
+    """The mean, or the mean of the middle half."""
+    return functools.partial(stats.trim_mean, proportiontocut=0.25) if iqm else np.mean
+
+
+def interval(returns: np.ndarray, middle: Callable[..., np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds, by percentile bootstrap over the first axis, of what is in the middle with 95 % confidence; with one seed
+    there is nothing to draw from, and they are the values themselves."""
+    if len(returns) == 1:
+        return returns[0], returns[0]
+    found = stats.bootstrap(
+        (returns,), middle, axis=0, n_resamples=SAMPLES, method="percentile",
+        vectorized=True, rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return found.confidence_interval.low, found.confidence_interval.high
+
+
+def references(path: Path, envs: Iterable[str]) -> dict[str, list[tuple[str, np.ndarray, np.ndarray]]]:
+    """Of each task that is drawn the reference's curves: a name, steps and returns."""
+    rows, found = columns(path, ("task", "step", "mean_return")), defaultdict(list)
+    tasks = {re.sub(r"-v\d+$", "", env): env for env in envs}
+    parts: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    for row in rows:
+        if row["task"] in tasks:
+            name = " ".join(filter(None, (row.get("source"), row.get("variant"), row.get("env_version"))))
+            parts[tasks[row["task"]], name or path.stem].append(row)
+    for (env, name), each in parts.items():
+        found[env].append((name, numbers(path, each, "step"), numbers(path, each, "mean_return")))
+    return found
+
+
+def draw_curves(drawn: Sequence[Line], dashed: dict[str, list[tuple[str, np.ndarray, np.ndarray]]], what: str) -> Any:
+    """The figure of returns against steps."""
+    envs = sorted({line.env for line in drawn})
+    styles = {label: at for at, label in enumerate(dict.fromkeys(line.label for line in drawn))}
+    figure, panels = panels_for(len(envs))
+    for env, panel in zip(envs, panels, strict=False):
+        for line in (line for line in drawn if line.env == env):
+            colour, mark = COLOURS[styles[line.label] % len(COLOURS)], MARKS[styles[line.label] % len(MARKS)]
+            seeds = f"{line.seeds} seed{'s' if line.seeds > 1 else ''}"
+            every = max(1, len(line.steps) // 8)
+            panel.plot(
+                line.steps,
+                line.mean,
+                color=colour,
+                marker=mark,
+                markevery=every,
+                ms=4,
+                lw=1.5,
+                label=f"{line.label} ({seeds})",
+            )
+            panel.fill_between(line.steps, line.low, line.high, color=colour, alpha=0.2, lw=0)
+        for shade, (name, steps, returns) in enumerate(dashed.get(env, ())):
+            grey = str(0.25 + 0.15 * (shade % 4))
+            panel.plot(steps, returns, color=grey, ls=("--", "-.", ":")[shade % 3], lw=1.2, label=name, zorder=1)
+        panel.set(title=env, xlabel="environment steps", ylabel=f"return, {what}")
+        panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 5))
+        panel.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def draw_ends(drawn: Sequence[Line], what: str) -> Any:
+    """The figure of where the lines end."""
+    envs = sorted({line.env for line in drawn})
+    figure, panels = panels_for(len(envs))
+    styles = {label: at for at, label in enumerate(dict.fromkeys(line.label for line in drawn))}
+    for env, panel in zip(envs, panels, strict=False):
+        shown = [line for line in drawn if line.env == env]
+        ends = np.array([line.mean[-1] for line in shown])
+        errors = np.abs(np.array([[line.low[-1], line.high[-1]] for line in shown]).T - ends)
+        bars = panel.bar(
+            range(len(shown)),
+            ends,
+            yerr=errors,
+            capsize=3,
+            color=[COLOURS[styles[line.label] % len(COLOURS)] for line in shown],
+        )
+        panel.bar_label(bars, [f"{end:,.0f}" for end in ends], fontsize=7, padding=2)
+        names = [f"{line.label}\n{line.steps[-1]:,.0f} steps" for line in shown]
+        panel.set_xticks(range(len(shown)), names, rotation=30, ha="right", fontsize=7)
+        panel.set(title=env, ylabel=f"last return, {what}")
+    return figure
+
+
+def draw_diagnostics(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """The sheet of what one run logged: returns, every column of metrics.csv, and its speed."""
+    path = folder / "metrics.csv"
+    rows = columns(path, ("step", "wall_time"))
+    if len(rows) < 2:
+        raise Mistake(f"{path} has {len(rows)} rows: there is nothing to draw yet")
+    sheet = {name: numbers(path, rows, name) for name in rows[0]}
+    steps, wall = sheet.pop("step"), sheet.pop("wall_time")
+    episodes, evaluations = folder / "episodes.csv", folder / "evaluations.csv"
+    figure, panels = panels_for(len(sheet) + 2, small=True)
+    for path, column, style in (
+        (episodes, "episode_return", {"ls": "", "marker": ".", "ms": 2, "color": "0.6"}),
+        (evaluations, "mean_return", {"marker": "o", "ms": 3, "color": COLOURS[0]}),
+    ):
+        if path.is_file():
+            each = columns(path, ("step", column))
+            panels[0].plot(numbers(path, each, "step"), numbers(path, each, column), label=path.stem, **style)
+    panels[0].set_title("return")
+    panels[0].legend(fontsize=6, frameon=False)
+    sheet["steps per second"] = np.diff(steps, prepend=np.nan) / np.maximum(np.diff(wall, prepend=np.nan), 1e-9)
+    for panel, (name, values) in zip(panels[1:], sheet.items(), strict=False):
+        panel.plot(steps, values, color=COLOURS[0], lw=1)
+        panel.set_title(name.replace("_", " "))
+    for panel in panels:
+        panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 5))
+    data = [
+        {"step": int(step)} | {name: float(values[at]) for name, values in sheet.items()}
+        for at, step in enumerate(steps)
+    ]
+    return figure, data
+
+
+def panels_for(count: int, small: bool = False) -> tuple[Any, list[Any]]:
+    """A figure of that many panels, at most four in a row."""
+    across = min(count, 4)
+    down = -(-count // across)
+    width, height = (3.0, 2.2) if small else (4.6, 3.6)
+    figure, grid = plt.subplots(
+        down, across, figsize=(width * across, height * down), squeeze=False, layout="constrained"
+    )
+    panels = list(grid.ravel())
+    for panel in panels[count:]:
+        panel.remove()
+    for panel in panels[:count]:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.3, lw=0.5)
+        panel.tick_params(labelsize=8)
+    return figure, panels[:count]
+
+
+def rows_of(drawn: Sequence[Line]) -> list[dict[str, Any]]:
+    """What is drawn, as rows."""
+    return [
+        {"env": line.env, "line": line.label, "seeds": line.seeds, "step": int(step)}
+        | {"middle": round(float(middle), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+        for line in drawn
+        for step, middle, low, high in zip(line.steps, line.mean, line.low, line.high, strict=True)
+    ]
+
+
+def save(figure: Any, data: Sequence[dict[str, Any]], out: Path) -> None:
+    """Writes OUT.png, OUT.svg and OUT.csv, the same bytes for the same data."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    matplotlib.rcParams["svg.hashsalt"] = "jaxrl"
+    figure.savefig(out.with_name(out.name + ".png"), dpi=130, metadata={"Software": None})
+    figure.savefig(out.with_name(out.name + ".svg"), metadata={"Date": None})
+    plt.close(figure)
+    with out.with_name(out.name + ".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, data[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(data)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("sources", type=Path, nargs="+", metavar="RUN_DIR", help="a run, a folder of runs, or a table")
+    parser.add_argument("--reference", type=Path, help="table of curves to draw dashed")
+    parser.add_argument("--out", type=Path, default=Path("plots/returns"), help="the figure's path, without an ending")
+    parser.add_argument("--iqm", action="store_true", help="the interquartile mean over seeds instead of the mean")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--ends", action="store_true", help="bars of the last values")
+    kind.add_argument("--diagnostics", action="store_true", help="what one run logged")
+    given = parser.parse_args()
+    what = f"{'IQM' if given.iqm else 'mean'} and 95 % interval"
+    try:
+        if given.diagnostics:
+            if len(given.sources) != 1 or given.reference is not None:
+                raise Mistake("--diagnostics is of one run alone: name its folder, and no --reference")
+            figure, data = draw_diagnostics(given.sources[0])
+        else:
+            drawn = lines([curve for source in given.sources for curve in read(source)], given.iqm)
+            if not drawn:
+                raise Mistake("none of these runs has been evaluated yet")
+            dashed = {} if given.reference is None else references(given.reference, {line.env for line in drawn})
+            figure, data = draw_ends(drawn, what) if given.ends else draw_curves(drawn, dashed, what), rows_of(drawn)
+        save(figure, data, given.out)
+    except Mistake as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{given.out} cannot be written: {error.strerror}")
+    print(f"{given.out}.png, {given.out}.svg, {given.out}.csv", file=sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""Runs a whole study, tasks x variants x seeds, several runs at once, and ends with a table and figures.
+
+    python experiments/study.py experiments/studies/cartpole.toml --cores 2
+
+What is done is skipped, and what was stopped or killed goes on from its last checkpoint: give the same command again.
+The file says what to run, in flags of train.py:
+
+    name = "cartpole"                      # its runs go to runs/studies/cartpole/TASK/VARIANT/seed-K
+    results = "experiments/results/cartpole"   # .csv with every evaluation, .json with versions and machine
+    figure = "plots/cartpole"
+    seeds = [0, 1, 2]
+    flags = "--total-steps 100000"         # of every run
+
+    [tasks]
+    "CartPole-v1" = ""                     # flags of this task's runs
+
+    [variants]
+    "clip 0.2" = "--algo ppo"
+    "adaptive KL 0.01" = "--algo ppo_kl --kl-target 0.01"
+"""
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark import machine
+from parser import Parser
+
+HERE = Path(__file__).resolve().parent
+COLUMNS = "env", "variant", "seed", "step", "mean_return", "std_return", "episodes"
+KINDS = {"name": str, "results": str, "figure": str, "seeds": list, "flags": str, "tasks": dict, "variants": dict}
+POLL_SECONDS = 0.2
+
+
+class Mistake(Exception):
+    """Something is wrong with the study, in one line."""
+
+
+class Part(NamedTuple):
+    """One run of a study."""
+
+    task: str
+    variant: str
+    seed: int
+    flags: tuple[str, ...]
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to its end."""
+        return (self.folder / "done").exists()
+
+    def command(self) -> list[str]:
+        """What begins it, or goes on with it."""
+        train = [sys.executable, str(HERE / "train.py")]
+        if any((self.folder / "checkpoints").glob("*.npz")):
+            return [*train, "--resume", str(self.folder)]
+        return [*train, "--env", self.task, *self.flags, "--seed", str(self.seed), "--run-dir", str(self.folder)]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A study's file, checked."""
+    try:
+        study = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Mistake(f"{path} cannot be read: {error}") from error
+    if odd := study.keys() - KINDS.keys():
+        raise Mistake(f"{path} has {min(odd)!r}: it may have {', '.join(KINDS)}")
+    for name, kind in KINDS.items():
+        if not isinstance(study.setdefault(name, kind()), kind):
+            raise Mistake(f"{path}: {name} is {study[name]!r}, it must be a {kind.__name__}")
+        if name not in ("flags", "results", "figure") and not study[name]:
+            raise Mistake(f"{path} says no {name}")
+    if not all(isinstance(seed, int) and seed >= 0 for seed in study["seeds"]):
+        raise Mistake(f"{path}: seeds are {study['seeds']}, they must be whole numbers from 0 on")
+    if not all(isinstance(flags, str) for flags in [*study["tasks"].values(), *study["variants"].values()]):
+        raise Mistake(f"{path}: tasks and variants must each be a name = 'flags'")
+    study["results"] = study["results"] or f"runs/studies/{study['name']}/results"
+    study["figure"] = study["figure"] or f"runs/studies/{study['name']}/returns"
+    return study
+
+
+def parts_of(study: dict[str, Any], runs: Path) -> list[Part]:
+    """Its runs, the seeds of a variant apart, so that a study that is stopped early has some of everything."""
+    found = []
+    for seed in study["seeds"]:
+        for task, own in study["tasks"].items():
+            for variant, flags in study["variants"].items():
+                words = (*shlex.split(study["flags"]), *shlex.split(own), *shlex.split(flags))
+                folder = runs / study["name"] / task / re.sub(r"[^\w.-]+", "-", variant) / f"seed-{seed}"
+                found.append(Part(task, variant, seed, words, folder))
+    return found
+
+
+def run_all(parts: Sequence[Part], cores: int) -> None:
+    """Runs what is not done, `cores` at a time. When it is interrupted, its runs save what they have."""
+    waiting = [part for part in parts if not part.done]
+    print(f"{len(parts)} runs, {len(parts) - len(waiting)} done", flush=True)
+    going: dict[subprocess.Popen[bytes], Part] = {}
+    try:
+        while waiting or going:
+            while waiting and len(going) < cores:
+                part = waiting.pop(0)
+                going[_begin(part)] = part
+            for process, part in list(going.items()):
+                if process.poll() is not None:
+                    del going[process]
+                    _end(process, part)
+            time.sleep(POLL_SECONDS)
+    finally:
+        for process in going:
+            process.send_signal(signal.SIGTERM)
+        for process in going:
+            process.wait()
+
+
+def _begin(part: Part) -> subprocess.Popen[bytes]:
+    if part.folder.is_dir() and not any((part.folder / "checkpoints").glob("*.npz")):
+        _forget(part.folder)  # Killed before its first checkpoint.
+    part.folder.parent.mkdir(parents=True, exist_ok=True)
+    with (part.folder.parent / f"seed-{part.seed}.log").open("ab") as log:
+        # A group of its own: Ctrl-C reaches it through us, once.
+        return subprocess.Popen(part.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
+
+
+def _forget(folder: Path) -> None:
+    aside = folder.with_name(f"{folder.name}.begun-{time.time_ns()}")
+    folder.rename(aside)
+
+
+def _end(process: subprocess.Popen[bytes], part: Part) -> None:
+    if process.returncode != 0:
+        said = (part.folder.parent / f"seed-{part.seed}.log").read_text(errors="replace").strip().splitlines()
+        what = f"{part.task}, {part.variant}, seed {part.seed}"
+        raise Mistake(f"{what} ended with exit code {process.returncode}: {said[-1] if said else 'it said nothing'}")
+    (part.folder / "done").touch()
+    print(f"{part.task}, {part.variant}, seed {part.seed}: done", flush=True)
+
+
+def collect(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """Every evaluation of the runs that are done."""
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        if part.done:
+            with (part.folder / "evaluations.csv").open() as file:
+                own = {"env": part.task, "variant": part.variant, "seed": part.seed}
+                rows += [own | {name: row[name] for name in COLUMNS[3:]} for row in csv.DictReader(file)]
+    order = {(part.task, part.variant): at for at, part in enumerate(parts[::-1])}
+    return sorted(rows, key=lambda row: (-order[row["env"], row["variant"]], row["seed"], int(row["step"])))
+
+
+def write(rows: Sequence[dict[str, Any]], study: dict[str, Any]) -> None:
+    """The results as a table, and beside it what they come from."""
+    results = Path(study["results"])
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.with_name(results.name + ".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            row | {name: f"{float(row[name]):.6g}" for name in ("mean_return", "std_return")} for row in rows
+        )
+    about = {name: study[name] for name in ("name", "flags", "tasks", "variants", "seeds")} | {"machine": machine()}
+    results.with_name(results.name + ".json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Where the runs end: the mean over seeds of their last evaluations, as Markdown."""
+    last: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        last[row["env"], row["variant"]][row["seed"]] = float(row["mean_return"])
+    lines = ["| task | variant | seeds | mean | std | lowest | highest |", "|---" * 7 + "|"]
+    for (task, variant), seeds in last.items():
+        ends = list(seeds.values())
+        numbers = statistics.fmean(ends), statistics.pstdev(ends), min(ends), max(ends)
+        lines.append(f"| {task} | {variant} | {len(ends)} | {' | '.join(f'{number:,.1f}' for number in numbers)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Reads the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="how many runs at once")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="folder of the studies' runs")
+    given = parser.parse_args()
+    try:
+        if given.cores < 1:
+            raise Mistake(f"--cores is {given.cores}: it must be at least 1")
+        study = load(given.study)
+        parts = parts_of(study, given.runs)
+        run_all(parts, given.cores)
+    except Mistake as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    write(rows := collect(parts), study)
+    print(table(rows))
+    plot = [sys.executable, str(HERE / "plot.py"), f"{study['results']}.csv", "--out", study["figure"]]
+    return subprocess.run(plot, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

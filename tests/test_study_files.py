@@ -1,0 +1,114 @@
+"""Studies from files: all of it is run once, whatever interrupts it, and the table says what the runs say."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "experiments" / "study.py"
+STUDY = """
+name = "small"
+results = "found/small"
+figure = "found/figure"
+seeds = [0, 1]
+flags = "--total-steps {steps} --num-steps 32 --num-minibatches 2 --num-epochs 2 --eval-every 500 --eval-episodes 2"
+[tasks]
+"CartPole-v1" = "--num-envs 4"
+[variants]
+"clip 0.2" = "--checkpoint-every 500"
+"""
+
+
+def study(folder, text=STUDY, steps=600, **changes):
+    folder.mkdir(exist_ok=True)
+    text = text.format(steps=steps)
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "study.toml").write_text(text)
+    return folder
+
+
+def start(folder):
+    command = [sys.executable, str(SCRIPT), "study.toml", "--cores", "2"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+
+
+def run(folder):
+    process = start(folder)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def rows(folder):
+    with (folder / "found/small.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_study_is_run_once_and_written_down(tmp_path):
+    folder = study(tmp_path)
+    code, out, err = run(folder)
+    assert (code, err) == (0, "")
+    found = rows(folder)
+    assert {(row["env"], row["variant"], row["seed"]) for row in found} == {
+        ("CartPole-v1", "clip 0.2", "0"), ("CartPole-v1", "clip 0.2", "1"),
+    }  # fmt: skip
+    runs = folder / "runs/studies/small/CartPole-v1/clip-0.2"
+    for seed in "01":
+        with (runs / f"seed-{seed}" / "evaluations.csv").open() as file:
+            own = [(row["step"], float(row["mean_return"])) for row in csv.DictReader(file)]
+        assert own == [(row["step"], pytest.approx(float(row["mean_return"]))) for row in found if row["seed"] == seed]
+    last = [float([row for row in found if row["seed"] == seed][-1]["mean_return"]) for seed in "01"]
+    assert f"| CartPole-v1 | clip 0.2 | 2 | {sum(last) / 2:,.1f} |" in out
+    about = json.loads((folder / "found/small.json").read_text())
+    assert (
+        about["machine"]["jax"]
+        and about["machine"]["cores"]
+        and about["variants"] == {"clip 0.2": "--checkpoint-every 500"}
+    )
+    assert (folder / "found/figure.png").is_file()
+    changed = {path: path.stat().st_mtime_ns for path in runs.rglob("*.csv")}
+    code, out, _ = run(folder)
+    assert code == 0 and "2 runs, 2 done" in out
+    assert changed == {path: path.stat().st_mtime_ns for path in runs.rglob("*.csv")}
+
+
+def test_one_that_is_interrupted_goes_on(tmp_path):
+    whole, cut = study(tmp_path / "whole", steps=6000), study(tmp_path / "cut", steps=6000)
+    assert run(whole)[0] == 0
+    process, table = start(cut), cut / "runs/studies/small/CartPole-v1/clip-0.2/seed-0/evaluations.csv"
+    while not (table.is_file() and table.read_text().count("\n") > 3):
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert not (table.parent / "done").exists() and (table.parent / "checkpoints/latest.npz").is_file()
+    assert run(cut)[0] == 0
+    assert rows(cut) == rows(whole)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"[tasks]": "[tasks"}, "cannot be read"),
+        ({"figure": "figures"}, "has 'figures'"),
+        ({"seeds = [0, 1]": "seeds = 3"}, "it must be a list"),
+        ({"seeds = [0, 1]": "seeds = []"}, "says no seeds"),
+        ({"seeds = [0, 1]": "seeds = [-1]"}, "whole numbers"),
+        ({'"clip 0.2" = "--checkpoint-every 500"': '"clip" = 3'}, "name = 'flags'"),
+        (
+            {'"clip 0.2" = "--checkpoint-every 500"': '"clip" = "--nope"'},
+            "exit code 2: jaxrl: Unrecognized options: --nope",
+        ),
+    ],
+)
+def test_mistakes(tmp_path, changes, words):
+    code, _, err = run(study(tmp_path, **changes))
+    assert (code, err.count("\n")) == (2, 1), err
+    assert words in err
+    assert not (tmp_path / "found").exists()
