@@ -28,6 +28,7 @@ from jaxrl.guard import hear_mujoco
 
 PROFILED = "ppo-CartPole", "ppo-HalfCheetah", "ddpg-HalfCheetah"
 NUM_ENVS = 8
+ALONE = "Gymnasium alone"
 COLLECTING = "environment", "adapter: copies, checks, episodes", "policy", "noise, storing rows, the loop itself"
 
 
@@ -68,28 +69,27 @@ def _rate(envs: Any, action_space: Any, count: int) -> float:
 
 
 def profile(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Where the time of a run's steps goes, start, compilation and evaluations left out; and how fast collecting alone
-    is, beside the environments alone."""
+    """Where the time of a run's steps goes, start, compilation and evaluations left out; and how fast collecting is,
+    beside Gymnasium's environments alone under the very actions of that run: what physics cost depends on the state."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     collection: dict[str, dict[str, float]] = {}
     for name in PROFILED:
-        command = [sys.executable, __file__, name]
-        rounds, alone = [], []
+        rounds = []
         for _ in range(repeats):
+            command = [sys.executable, __file__, name]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             rounds.append(json.loads(done.stdout.splitlines()[-1]))
-            alone.append(_rate(plain := _as_gymnasium_has_it(JOBS[name].env), plain.action_space, 400))
-            plain.close()
+        alone = [each.pop(ALONE) for each in rounds]
         parts = {part: statistics.median(each[part] for each in rounds) for part in rounds[0]}
         whole = sum(parts.values())
         ordered = sorted(parts.items(), key=lambda part: -part[1])
         found[f"{name}, a step's microseconds"] = {part: {"us": us, "share": us / whole} for part, us in ordered}
         if JOBS[name].algo == "ppo":
-            rates = [1e6 / sum(each[part] for part in COLLECTING) for each in rounds]
+            times = [sum(each[part] for part in COLLECTING) for each in rounds]
             collection[name] = {
-                "collecting, steps/s": statistics.median(rates),
-                "SyncVectorEnv alone, steps/s": statistics.median(alone),
-                "share": statistics.median(a / b for a, b in zip(rates, alone, strict=True)),
+                "collecting, steps/s": 1e6 / statistics.median(times),
+                "Gymnasium alone, the same actions": 1e6 / statistics.median(alone),
+                "share": statistics.median(a / b for a, b in zip(alone, times, strict=True)),
             }
     return found | {"Collecting, while the critic learns": collection}
 
@@ -171,12 +171,47 @@ def _profile_one(name: str) -> dict[str, float]:
     clock.patch(session.Session, "episodes", "logs")
     clock.patch(session.Session, "save", "checkpoints")
     clock.patch(session.Session, "_evaluate", "evaluations")
+    taken: list[np.ndarray] = []
+    seeds: list[Any] = []
+    _record(Envs, taken, seeds)
     job = JOBS[name]
     flags = f"--algo {job.algo} --env {job.env} {job.flags} --total-steps {job.steps} --eval-every {NEVER}"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         result = train(cli.parse_run([*flags.split(), "--run-dir", f"{folder}/run"]))
     del clock.seconds["evaluations"]
-    return {part: seconds / result.step * 1e6 for part, seconds in clock.seconds.items()}
+    parts = {part: seconds / result.step * 1e6 for part, seconds in clock.seconds.items()}
+    return parts | {ALONE: _replayed(job.env, taken, seeds[-1])}
+
+
+def _record(kind: Any, taken: list[np.ndarray], seeds: list[Any]) -> None:
+    """Keeps what the environments trained in, which are the first, are given: seeds at each reset, and the actions."""
+    ask, first = kind._ask, []
+
+    def recorded(self: Any, question: str, *arguments: Any, **options: Any) -> Any:
+        if not first:
+            first.append(self)
+        if self is first[0] and question == "step":
+            taken.append(arguments[0])
+        elif self is first[0] and question == "reset":
+            seeds.append(options["seed"])
+        return ask(self, question, *arguments, **options)
+
+    kind._ask = recorded
+
+
+def _replayed(env: str, taken: list[np.ndarray], seed: Any) -> float:
+    """Microseconds of a step of Gymnasium's vector environment, as it is, with the same seeds and actions."""
+    hear_mujoco()  # Or MuJoCo warns of Gymnasium's own models.
+    count = len(taken[0])
+    if isinstance(seed, int):
+        envs: Any = gym.make_vec(env, count, vectorization_mode="vector_entry_point")
+    else:
+        envs = SyncVectorEnv([functools.partial(gym.make, env)] * count, autoreset_mode=AutoresetMode.SAME_STEP)
+    envs.reset(seed=seed)
+    began = time.perf_counter()
+    for action in taken:
+        envs.step(action)
+    return (time.perf_counter() - began) / (len(taken) * count) * 1e6
 
 
 if __name__ == "__main__":
