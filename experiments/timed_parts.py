@@ -79,7 +79,7 @@ def profile(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
             command = [sys.executable, __file__, name]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             rounds.append(json.loads(done.stdout.splitlines()[-1]))
-        alone = [each.pop(ALONE) for each in rounds]
+        alone = [each.pop(ALONE, 0.0) for each in rounds]
         parts = {part: statistics.median(each[part] for each in rounds) for part in rounds[0]}
         whole = sum(parts.values())
         ordered = sorted(parts.items(), key=lambda part: -part[1])
@@ -100,12 +100,30 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._within: list[float] = []
+        self._stopped = False
+
+    def without(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, in which nothing counts."""
+
+        @functools.wraps(call)
+        def unwatched(*arguments: Any, **options: Any) -> Any:
+            began, self._stopped = time.perf_counter(), True
+            try:
+                return call(*arguments, **options)
+            finally:
+                self._stopped = False
+                if self._within:
+                    self._within[-1] += time.perf_counter() - began
+
+        return unwatched
 
     def watch(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """`call`, its time counted as a part's."""
 
         @functools.wraps(call)
         def watched(*arguments: Any, **options: Any) -> Any:
+            if self._stopped:
+                return call(*arguments, **options)
             began = time.perf_counter()
             self._within.append(0.0)
             try:
@@ -170,48 +188,51 @@ def _profile_one(name: str) -> dict[str, float]:
     clock.patch(session.Session, "goes_on", "logs")
     clock.patch(session.Session, "episodes", "logs")
     clock.patch(session.Session, "save", "checkpoints")
-    clock.patch(session.Session, "_evaluate", "evaluations")
-    taken: list[np.ndarray] = []
-    seeds: list[Any] = []
-    _record(Envs, taken, seeds)
+    setattr(session.Session, "_evaluate", clock.without(session.Session._evaluate))  # noqa: B010
+    replay = Replay(JOBS[name].env, Envs)
+    collect, catch_up = on_policy._collect, clock.watch(ALONE, replay.catch_up)
+    setattr(on_policy, "_collect", lambda *arguments: (collect(*arguments), catch_up()))  # noqa: B010
     job = JOBS[name]
     flags = f"--algo {job.algo} --env {job.env} {job.flags} --total-steps {job.steps} --eval-every {NEVER}"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         result = train(cli.parse_run([*flags.split(), "--run-dir", f"{folder}/run"]))
-    del clock.seconds["evaluations"]
-    parts = {part: seconds / result.step * 1e6 for part, seconds in clock.seconds.items()}
-    return parts | {ALONE: _replayed(job.env, taken, seeds[-1])}
+    return {part: seconds / result.step * 1e6 for part, seconds in clock.seconds.items()}
 
 
-def _record(kind: Any, taken: list[np.ndarray], seeds: list[Any]) -> None:
-    """Keeps what the environments trained in, which are the first, are given: seeds at each reset, and the actions."""
-    ask, first = kind._ask, []
+class Replay:
+    """Gymnasium's vector environment as it is, given what those that are trained in are given: the same seeds and the
+    same actions, some rollouts at a time, so that both are timed in turn."""
 
-    def recorded(self: Any, question: str, *arguments: Any, **options: Any) -> Any:
-        if not first:
-            first.append(self)
-        if self is first[0] and question == "step":
-            taken.append(arguments[0])
-        elif self is first[0] and question == "reset":
-            seeds.append(options["seed"])
-        return ask(self, question, *arguments, **options)
+    def __init__(self, env: str, kind: Any) -> None:
+        self._env, self._ask = env, kind._ask
+        self._first: Any = None
+        self._actions: list[np.ndarray] = []
+        self._plain: Any = None
+        kind._ask = functools.partialmethod(Replay._heard, self)
 
-    kind._ask = recorded
+    @staticmethod
+    def _heard(envs: Any, self: "Replay", question: str, *arguments: Any, **options: Any) -> Any:
+        self._first = self._first or envs  # Those trained in are built first.
+        if envs is self._first and question == "step":
+            self._actions.append(arguments[0])
+        elif envs is self._first and question == "reset":
+            self._begin(envs.num_envs, options["seed"])
+        return self._ask(envs, question, *arguments, **options)
 
+    def _begin(self, count: int, seed: Any) -> None:
+        hear_mujoco()  # Or MuJoCo warns of Gymnasium's own models.
+        if isinstance(seed, int):
+            self._plain = gym.make_vec(self._env, count, vectorization_mode="vector_entry_point")
+        else:
+            makers = [functools.partial(gym.make, self._env)] * count
+            self._plain = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        self._plain.reset(seed=seed)
 
-def _replayed(env: str, taken: list[np.ndarray], seed: Any) -> float:
-    """Microseconds of a step of Gymnasium's vector environment, as it is, with the same seeds and actions."""
-    hear_mujoco()  # Or MuJoCo warns of Gymnasium's own models.
-    count = len(taken[0])
-    if isinstance(seed, int):
-        envs: Any = gym.make_vec(env, count, vectorization_mode="vector_entry_point")
-    else:
-        envs = SyncVectorEnv([functools.partial(gym.make, env)] * count, autoreset_mode=AutoresetMode.SAME_STEP)
-    envs.reset(seed=seed)
-    began = time.perf_counter()
-    for action in taken:
-        envs.step(action)
-    return (time.perf_counter() - began) / (len(taken) * count) * 1e6
+    def catch_up(self) -> None:
+        """Takes the steps that have been taken since the last call."""
+        for action in self._actions:
+            self._plain.step(action)
+        self._actions.clear()
 
 
 if __name__ == "__main__":

@@ -47,6 +47,10 @@ def test_nothing_is_counted_twice():
     outer()
     assert clock.seconds["inner"] == pytest.approx(0.1, abs=0.03)
     assert clock.seconds["outer"] == pytest.approx(0.02, abs=0.015)
+    before = dict(clock.seconds)
+    clock.watch("outer", clock.without(lambda: inner()))()
+    assert clock.seconds["inner"] == before["inner"]
+    assert clock.seconds["outer"] == pytest.approx(before["outer"], abs=0.01)
 
 
 def test_a_run_is_timed_from_outside():
