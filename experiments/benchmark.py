@@ -16,17 +16,17 @@ virtual environment of its own, `.venv-peers`, unless `--python` names an interp
 import json
 import os
 import platform
-import sys
 from pathlib import Path
 
 import timed_kernels
 import timed_parts
 import timed_runs
 from parser import Parser
-from timed_runs import JOBS, Tables
+from timed_runs import JOBS, UPDATE, Tables
 
 from jaxrl.session import versions
 
+PEER_JOBS = [*JOBS, UPDATE]
 COMMANDS = {
     "kernels": timed_kernels.kernels,
     "envs": timed_parts.envs,
@@ -86,7 +86,9 @@ def main() -> None:
         added.add_argument("--repeats", type=int, default=3)
         added.add_argument("--out", type=Path, help="folder for NAME.md and NAME.json")
     added.add_argument("--python", help="an interpreter with torch, stable-baselines3 and sbx-rl")
-    added.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS), metavar="JOB", help=", ".join(JOBS))
+    added.add_argument(
+        "--jobs", nargs="+", default=PEER_JOBS, choices=PEER_JOBS, metavar="JOB", help=", ".join(PEER_JOBS)
+    )
     added.add_argument("--ours", default="", help="more flags for us, as one word: '--env-backend envpool'")
     added = commands.add_parser("compare")
     added.add_argument("old", type=Path)
@@ -113,7 +115,7 @@ def main() -> None:
     print(text)
     if given.out is not None:
         (given.out / f"{given.name}.md").write_text(text)
-        content = {"command": sys.argv[1:], "machine": machine(), "tables": tables}
+        content = {"command": given.name, "repeats": given.repeats, "machine": machine(), "tables": tables}
         (given.out / f"{given.name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -59,6 +59,7 @@ JOBS = {
         "ddpg", "HalfCheetah-v5", 6_000, 1_500, "--learning-starts 1000 --log-every 500", DDPG_PEER
     ),
 }
+UPDATE = "ddpg-update"  # No run, but DDPG's update alone.
 MANY_ENVS = "--env CartPole-v1 --num-steps 64 --num-minibatches 16 --num-epochs 4"
 
 
@@ -230,11 +231,11 @@ print(count / (time.perf_counter() - began))
 
 
 def peers(repeats: int, python: str | None, jobs: Sequence[str], ours: str) -> Tables:
-    """Times us, Stable-Baselines3 and SBX in turn on the same jobs; with the DDPG job our update beside an eager
-    PyTorch one. `ours` are more flags for us."""
+    """Times us, Stable-Baselines3 and SBX in turn on the same jobs, and DDPG's update beside an eager PyTorch one.
+    `ours` are more flags for us."""
     python = python or str(_peers_environment())
     rows: Rows = {}
-    for name in jobs:
+    for name in (name for name in jobs if name != UPDATE):
         job, rounds = JOBS[name], []
         for _ in range(repeats):
             done = run(f"--algo {job.algo} --env {job.env} {job.flags} {ours}", job.steps)
@@ -246,8 +247,8 @@ def peers(repeats: int, python: str | None, jobs: Sequence[str], ours: str) -> T
             rounds.append(rates)
             print(name, {each: round(rate) for each, rate in rates.items()}, file=sys.stderr, flush=True)
         rows[f"{name} {ours}".strip()] = _beside(rounds, "steps/s")
-    tables = {"The same job, in turn": rows}
-    if any(JOBS[name].algo == "ddpg" for name in jobs):
+    tables = {"The same job, in turn": rows} if rows else {}
+    if UPDATE in jobs:
         sizes = map(str, (timed_kernels.OBS, timed_kernels.ACTIONS, timed_kernels.BATCH, *timed_kernels.HIDDEN, 300))
         command, call = [python, "-c", TORCH_UPDATE, *sizes], timed_kernels.ddpg_call()
         rounds = []
