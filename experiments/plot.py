@@ -32,8 +32,8 @@ from parser import Parser
 from scipy import stats
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the dashes and marks are for print.
-COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"
-MARKS = "o", "s", "^", "D", "v", "P", "X"
+COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"
+MARKS = "o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h"  # Of another number: a pair comes back late.
 SAMPLES = 2_000
 # Of a run's settings those that make no other variant of it.
 NO_VARIANT = {
@@ -173,7 +173,7 @@ def aggregate(env: str, label: str, curves: Sequence[Curve], iqm: bool) -> Line:
     interpolated: PPO's evaluations are at the ends of rollouts, which are not always at the same steps."""
     end = min(curve.steps[-1] for curve in curves)
     steps = min((curve.steps for curve in curves), key=len)
-    steps = steps[steps <= end]
+    steps = np.append(steps[steps < end], end)
     returns = np.array([np.interp(steps, curve.steps, curve.returns) for curve in curves])
     middle = middle_of(iqm)
     mean = middle(returns, axis=0)

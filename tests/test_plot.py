@@ -62,8 +62,8 @@ def test_seeds_that_were_evaluated_elsewhere_meet_where_all_have_been(plot):
     one = plot.Curve("E-v1", "ppo", {}, "0", np.array([0, 100, 200]), np.array([0.0, 10.0, 20.0]))
     other = plot.Curve("E-v1", "ppo", {}, "1", np.array([0, 50, 110, 170]), np.array([0.0, 50.0, 110.0, 170.0]))
     [line] = plot.lines([one, other], False)
-    np.testing.assert_array_equal(line.steps, [0, 100])
-    np.testing.assert_allclose(line.mean, [0, (10 + 100) / 2])
+    np.testing.assert_array_equal(line.steps, [0, 100, 170])
+    np.testing.assert_allclose(line.mean, [0, (10 + 100) / 2, (17 + 170) / 2])
 
 
 def test_settings_that_differ_name_the_lines(tmp_path, plot):
@@ -143,18 +143,15 @@ def test_mistakes(tmp_path, flags, words):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_committed_figure_is_what_its_command_draws_from_committed_data(tmp_path, plot):
+@pytest.mark.parametrize("name, pattern", [("ddpg", "ddpg/*.csv"), ("cartpole", "cartpole.csv")])
+def test_a_committed_figure_is_what_its_command_draws_from_committed_data(plot, name, pattern):
     """Its data, to rounding; the picture's bytes depend on matplotlib's version."""
-    sources = sorted((ROOT / "experiments/results/ddpg").glob("*.csv"))
+    sources = sorted((ROOT / "experiments/results").glob(pattern))
     found = plot.rows_of(plot.lines([curve for source in sources for curve in plot.read(source)], False))
-    committed = drawn(ROOT / "plots/ddpg.csv")
+    committed = drawn(ROOT / f"plots/{name}.csv")
     assert len(found) == len(committed) > 50
     for row, other in zip(found, committed, strict=True):
-        assert [str(row[name]) for name in ("env", "line", "seeds", "step")] == [
-            other[name] for name in ("env", "line", "seeds", "step")
-        ]
-        np.testing.assert_allclose(
-            [row[name] for name in ("middle", "low", "high")],
-            [float(other[name]) for name in ("middle", "low", "high")],
-            atol=0.01,
-        )
+        words, figures = ("env", "line", "seeds", "step"), ("middle", "low", "high")
+        assert [str(row[column]) for column in words] == [other[column] for column in words]
+        ours, theirs = [row[column] for column in figures], [float(other[column]) for column in figures]
+        np.testing.assert_allclose(ours, theirs, atol=0.01)
