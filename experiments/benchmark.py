@@ -71,7 +71,7 @@ def compare(old: Path, new: Path) -> Tables:
         for name, row in rows.items():
             for column, figure in row.items():
                 now = after.get(title, {}).get(name, {}).get(column)
-                if now is not None:
+                if now is not None and figure:
                     ratio = {"old": figure, "new": now, "new / old": now / figure}
                     found.setdefault(title, {})[f"{name}: {column}"] = ratio
     return found

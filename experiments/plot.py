@@ -36,20 +36,8 @@ COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKS = "o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h"  # Of another number: a pair comes back late.
 SAMPLES = 2_000
 # Of a run's settings those that make no other variant of it.
-NO_VARIANT = {
-    "algo",
-    "env",
-    "seed",
-    "agent",
-    "total_steps",
-    "num_seeds",
-    "sweep",
-    "run_dir",
-    "resume",
-    "init_from",
-    "render",
-}
-NO_VARIANT |= {"log_every", "checkpoint_every", "eval_every", "eval_episodes", "eval_env", "env_timeout", "stop_return"}
+NO_VARIANT = {"algo", "env", "seed", "agent", "num_seeds", "sweep", "run_dir", "resume", "render", "env_timeout"}
+NO_VARIANT |= {"total_steps", "log_every", "checkpoint_every", "eval_every", "eval_episodes", "stop_return"}
 
 
 class Mistake(Exception):
@@ -123,7 +111,10 @@ def _of_run(folder: Path) -> Curve:
     try:
         run = json.loads((folder / "config.json").read_text())["run"]
         algo, env, seed = str(run["algo"]), str(run["env"]), str(run["seed"])
-        settings = {name: value for name, value in (run | run["agent"]).items() if name not in NO_VARIANT}
+        settings = run | run["agent"]
+        anneals = any(settings.get(name) for name in ("anneal_learning_rate", "anneal_clip"))
+        hidden = NO_VARIANT - ({"total_steps"} if anneals and settings.get("anneal_steps") is None else set())
+        settings = {name: value for name, value in settings.items() if name not in hidden}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Mistake(f"{folder / 'config.json'} cannot be read: {error}") from error
     steps, returns = (numbers(folder / "evaluations.csv", rows, name) for name in ("step", "mean_return"))
@@ -145,6 +136,8 @@ def lines(curves: Sequence[Curve], iqm: bool) -> list[Line]:
     groups: dict[tuple[str, str], list[Curve]] = defaultdict(list)
     for curve, label in zip(curves, labels(curves), strict=True):
         if len(curve.steps):
+            if any(curve.seed == other.seed for other in groups[curve.env, label]):
+                raise Mistake(f"seed {curve.seed} of {label} on {curve.env} is given twice")
             groups[curve.env, label].append(curve)
     return [aggregate(env, label, group, iqm) for (env, label), group in sorted(groups.items())]
 
@@ -171,9 +164,13 @@ def labels(curves: Sequence[Curve]) -> list[str]:
 def aggregate(env: str, label: str, curves: Sequence[Curve], iqm: bool) -> Line:
     """Seeds as one line, at the steps of the seed that has the fewest, as far as all have come. The others are
     interpolated: PPO's evaluations are at the ends of rollouts, which are not always at the same steps."""
-    end = min(curve.steps[-1] for curve in curves)
+    begin, end = max(curve.steps[0] for curve in curves), min(curve.steps[-1] for curve in curves)
+    if begin > end:
+        raise Mistake(f"the seeds of {label} on {env} have no step in common: one begins at {begin:,.0f}")
+    if iqm and len(curves) < 4:
+        raise Mistake(f"{label} on {env} has {len(curves)} seeds, an interquartile mean needs 4: leave --iqm off")
     steps = min((curve.steps for curve in curves), key=len)
-    steps = np.append(steps[steps < end], end)
+    steps = np.append(steps[(begin <= steps) & (steps < end)], end)
     returns = np.array([np.interp(steps, curve.steps, curve.returns) for curve in curves])
     middle = middle_of(iqm)
     mean = middle(returns, axis=0)
@@ -349,6 +346,8 @@ def main() -> None:
     kind.add_argument("--ends", action="store_true", help="bars of the last values")
     kind.add_argument("--diagnostics", action="store_true", help="what one run logged")
     given = parser.parse_args()
+    if not given.out.name:
+        parser.error(f"--out {given.out} has no name: it is the figure's path, without an ending")
     what = f"{'IQM' if given.iqm else 'mean'} and 95 % interval"
     try:
         if given.diagnostics:

@@ -19,11 +19,14 @@ The file says what to run, in flags of train.py:
     "adaptive KL 0.01" = "--algo ppo_kl --kl-target 0.01"
 """
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -31,7 +34,7 @@ import sys
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +44,7 @@ from parser import Parser
 HERE = Path(__file__).resolve().parent
 COLUMNS = "env", "variant", "seed", "step", "mean_return", "std_return", "episodes"
 KINDS = {"name": str, "results": str, "figure": str, "seeds": list, "flags": str, "tasks": dict, "variants": dict}
+OWN = "--env", "--seed", "--num-seeds", "--sweep", "--run-dir", "--resume"
 POLL_SECONDS = 0.2
 
 
@@ -62,10 +66,19 @@ class Part(NamedTuple):
         """Whether it has come to its end."""
         return (self.folder / "done").exists()
 
+    @property
+    def saved(self) -> bool:
+        """Whether it can go on from a checkpoint."""
+        return any((self.folder / "checkpoints" / f"{name}.npz").exists() for name in ("latest", "previous"))
+
+    def beside(self, ending: str) -> Path:
+        """A file beside its folder."""
+        return self.folder.with_name(f"seed-{self.seed}.{ending}")
+
     def command(self) -> list[str]:
         """What begins it, or goes on with it."""
         train = [sys.executable, str(HERE / "train.py")]
-        if any((self.folder / "checkpoints").glob("*.npz")):
+        if self.saved:
             return [*train, "--resume", str(self.folder)]
         return [*train, "--env", self.task, *self.flags, "--seed", str(self.seed), "--run-dir", str(self.folder)]
 
@@ -98,10 +111,49 @@ def parts_of(study: dict[str, Any], runs: Path) -> list[Part]:
     for seed in study["seeds"]:
         for task, own in study["tasks"].items():
             for variant, flags in study["variants"].items():
-                words = (*shlex.split(study["flags"]), *shlex.split(own), *shlex.split(flags))
+                words = _words(study["flags"], own, flags)
                 folder = runs / study["name"] / task / re.sub(r"[^\w.-]+", "-", variant) / f"seed-{seed}"
                 found.append(Part(task, variant, seed, words, folder))
     return found
+
+
+def _words(*flags: str) -> tuple[str, ...]:
+    try:
+        words = tuple(word for each in flags for word in shlex.split(each))
+    except ValueError as error:
+        raise Mistake(f"the flags {flags} cannot be read: {error}") from error
+    for word in words:
+        if word.split("=")[0] in OWN:
+            raise Mistake(f"{word} is the study's own to give: leave it out of the flags")
+    return words
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds a study's runs for this process; the lock goes when it does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError as error:
+        raise Mistake(f"{folder} is in use: another process runs the study") from error
+
+
+def check(parts: Sequence[Part]) -> None:
+    """Refuses parts that would share a folder, and those that have been begun with other flags."""
+    seen: dict[Path, Part] = {}
+    for part in parts:
+        other = seen.setdefault(part.folder, part)
+        if other is not part:
+            raise Mistake(
+                f"{other.variant!r} and {part.variant!r}, seed {part.seed}, have one folder: rename one of them"
+            )
+        flags, now = part.beside("flags"), shlex.join(part.flags)
+        if flags.exists() and (part.done or part.saved) and flags.read_text() != now:
+            raise Mistake(
+                f"{part.folder} was begun with {flags.read_text()}, not {now}: remove it, or rename the variant"
+            )
 
 
 def run_all(parts: Sequence[Part], cores: int) -> None:
@@ -127,22 +179,30 @@ def run_all(parts: Sequence[Part], cores: int) -> None:
 
 
 def _begin(part: Part) -> subprocess.Popen[bytes]:
-    if part.folder.is_dir() and not any((part.folder / "checkpoints").glob("*.npz")):
-        _forget(part.folder)  # Killed before its first checkpoint.
     part.folder.parent.mkdir(parents=True, exist_ok=True)
-    with (part.folder.parent / f"seed-{part.seed}.log").open("ab") as log:
+    if part.folder.is_dir() and not part.saved:
+        _forget(part.folder)  # Killed before its first checkpoint.
+    part.beside("flags").write_text(shlex.join(part.flags))
+    with part.beside("log").open("ab") as log:
         # A group of its own: Ctrl-C reaches it through us, once.
         return subprocess.Popen(part.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
 
 
 def _forget(folder: Path) -> None:
-    aside = folder.with_name(f"{folder.name}.begun-{time.time_ns()}")
-    folder.rename(aside)
+    """Removes what a killed run has left, unless it is still going: a study may have died before its runs."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    except BlockingIOError as error:
+        raise Mistake(f"{folder} is in use: a run of an earlier start of the study still trains there") from error
+    finally:
+        os.close(handle)
 
 
 def _end(process: subprocess.Popen[bytes], part: Part) -> None:
     if process.returncode != 0:
-        said = (part.folder.parent / f"seed-{part.seed}.log").read_text(errors="replace").strip().splitlines()
+        said = part.beside("log").read_text(errors="replace").strip().splitlines()
         what = f"{part.task}, {part.variant}, seed {part.seed}"
         raise Mistake(f"{what} ended with exit code {process.returncode}: {said[-1] if said else 'it said nothing'}")
     (part.folder / "done").touch()
@@ -200,17 +260,24 @@ def main() -> int:
             raise Mistake(f"--cores is {given.cores}: it must be at least 1")
         study = load(given.study)
         parts = parts_of(study, given.runs)
-        run_all(parts, given.cores)
+        check(parts)
+        for kind in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(kind, signal.default_int_handler)
+        with alone(given.runs / study["name"]):
+            run_all(parts, given.cores)
+        write(rows := collect(parts), study)
     except Mistake as error:
         parser.error(str(error))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    write(rows := collect(parts), study)
+    except OSError as error:
+        parser.error(f"{error.filename} cannot be used: {error.strerror}")
     print(table(rows))
     plot = [sys.executable, str(HERE / "plot.py"), f"{study['results']}.csv", "--out", study["figure"]]
     return subprocess.run(plot, check=False).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)

@@ -190,7 +190,7 @@ else:
 class Clock(BaseCallback):
     began = None
     def _on_step(self):
-        if self.began is None and self.num_timesteps >= warm_up:
+        if self.began is None and self.num_timesteps > warm_up:  # The update that ends it is done.
             self.began, self.at = time.perf_counter(), self.num_timesteps
         return True
 clock = Clock()

@@ -76,16 +76,19 @@ def _learn(stack: Sequence[Session], keys: Any, learn: Callable[..., Any], add: 
     apply_fn, params = learner.tree.actor.apply_fn, learner.tree.actor.params
     flat = _flat(params) if learner.size == 1 else jax.vmap(_flat)(params)
     unravel = _unraveller(on_host(learner, lambda state: state.actor.params)[0])
-    due, metrics = np.zeros(len(stack), bool), None
+    due = np.zeros(len(stack), bool)
     latest: list[Any] = [None] * len(stack)  # What each of them did last.
-    while any(going := [session.goes_on(metrics if due[at] else None) for at, session in enumerate(stack)]):
-        metrics, acting = None, flat
+    while any(going := [session.goes_on() for session in stack]):
+        acting = flat
         for at, training in enumerate(trainings):
             learns = going[at] and training.step >= run.learning_starts
             due[at] = learns and training.steps_due >= training.envs.num_envs
             training.steps_due -= training.envs.num_envs if due[at] else 0
         if due.any():
             learner.tree, (metrics, flat) = learn(learner.tree, due.copy(), memory.tree, keys)
+            for at, session in enumerate(stack):
+                if due[at]:
+                    session.learned(metrics)
         failure = None
         for at, session in enumerate(stack):
             stepped = False

@@ -50,10 +50,10 @@ def _learn(
     stack: Sequence[Session], sessions: Sessions, improve: Callable[..., Any], fit: Callable[..., Any]
 ) -> Iterator[None]:
     """The loop, for runs that are updated together; it pauses while an update is under way."""
-    learner, metrics = stack[0].training.learner, None
+    learner = stack[0].training.learner
     seen = [session.training.rollout for session in stack]
-    while any(going := [session.goes_on(metrics) for session in stack]):
-        acting, metrics = on_host(learner, lambda state: state.actor.params), None
+    while any(going := [session.goes_on() for session in stack]):
+        acting = on_host(learner, lambda state: state.actor.params)
         for place, session in enumerate(stack):
             if going[place]:
                 _collect(session.training, session, sessions, acting[place])
@@ -65,6 +65,9 @@ def _learn(
             # Without the actor, or it would be known no sooner than the critic.
             fitted, metrics = fit(improved.replace(actor=None), np.array(going), lesson)
             learner.tree = fitted.replace(actor=improved.actor)
+            for place, session in enumerate(stack):
+                if going[place]:
+                    session.learned(metrics)
             yield
 
 

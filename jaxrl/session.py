@@ -131,9 +131,10 @@ class Session:
         if describe(layout(seen)) != describe(layout(self._spaces[0])) or done != self._spaces[1]:
             raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
         self._metric_names, self._stops, self._callback = metric_names, stops, callback
+        self._latest: Any = None  # Metrics of the update since the last call of `goes_on`.
         self._pending: list[Any] = []  # Metrics that no row has been asked for yet,
         self._due: list[tuple[int, float, list[Any]]] = []  # and those of rows to be written: step, wall time, metrics.
-        self.begun = self._over = False
+        self.begun = self.over = False
         self._folder: int | None = None  # Open while the run holds its lock.
         self._evaluating = False
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
@@ -223,16 +224,22 @@ class Session:
         if envs.faults:
             self._log.faults(step, envs.faults)
 
-    def goes_on(self, metrics: jax.Array | None = None) -> bool:
-        """Does whatever is due at this step, where everything in `training` belongs to it; False when the run is over.
+    def learned(self, metrics: jax.Array) -> None:
+        """Takes the metrics of an update as soon as it is under way: whatever happens before it is asked for, they
+        belong to the state that would be saved then.
 
         Args:
-          metrics: of the update that led here, `(len(metric_names),)`, or a row of these for each of the runs that were
-            updated together; still on the device, and one array, because each that is fetched costs as much as the rest
-            of a step. None where there was no update.
+          metrics: `(len(metric_names),)`, or a row of these for each of the runs that are updated together; still on
+            the device, and one array, because each that is fetched costs as much as the rest of a step.
         """
-        if self._over:
+        self._pending.append(metrics)
+        self._latest = metrics
+
+    def goes_on(self) -> bool:
+        """Does what is due at this step, where everything in `training` belongs to it; False when the run is over."""
+        if self.over:
             return False
+        metrics, self._latest = self._latest, None
         run, training, step = self.run, self.training, self.training.step
         asked = self._stops.asked_by is not None
         if training.rows:  # In the middle of a rollout nothing is due, but to stop if that is asked.
@@ -242,8 +249,6 @@ class Session:
             return not asked
         over = step >= run.total_steps
         self._write_due()
-        if metrics is not None:
-            self._pending.append(metrics)
         if step > 0 and (over or step // run.log_every > self._logged // run.log_every):
             self._make_due(step)
         due = step != self._evaluated and (over or step // run.eval_every > self._evaluated // run.eval_every)
@@ -286,6 +291,7 @@ class Session:
         self.eval_envs.close()
         try:
             if self.begun:
+                self._write_due()
                 self._log.close()
         finally:
             if self._folder is not None:
@@ -415,7 +421,7 @@ class Session:
         return Snapshot(training.step, state, normalizer, numbers, list(self.evaluations), self.run_dir)
 
     def _finish(self) -> None:
-        training, asked_by, self._over = self.training, self._stops.asked_by, True
+        training, asked_by, self.over = self.training, self._stops.asked_by, True
         last = next((each for each in self.evaluations if each.step == training.step), None)
         self._save_policy("latest", last)
         if training.learner.size > 1:  # The others go on, and this one's place among them with them.
@@ -490,8 +496,9 @@ class Sessions:
         failed = isinstance(error, EnvironmentFault | EnvironmentLost)
         begun = [session for session in self._all if session.begun]
         try:
-            for session in begun if failed else ():  # What was learned is kept.
-                session.save()
+            for session in begun if failed else ():  # What was learned is kept; what is over has been saved.
+                if not session.over:
+                    session.save()
         finally:
             self._stops.__exit__()
             with contextlib.ExitStack() as left:

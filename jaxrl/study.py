@@ -54,8 +54,12 @@ def load_study(folder: str | Path) -> RunConfig:
         for name in parts.keys() - {"seed"}:
             values.setdefault(name, []).append(parts[name])
     sweep = tuple(f"{name}={','.join(dict.fromkeys(found))}" for name, found in values.items())
-    first = load_run(next(iter(members)))
-    return dataclasses.replace(first, num_seeds=max(1, len(seeds)), sweep=sweep, resume=str(folder))
+    first, *others = map(load_run, members)
+    if not others and not sweep:
+        return first
+    total_steps = max(run.total_steps for run in (first, *others))  # One of them may have been taken further.
+    count = max(1, len(seeds))
+    return dataclasses.replace(first, num_seeds=count, sweep=sweep, total_steps=total_steps, resume=str(folder))
 
 
 def sweepable(run: RunConfig) -> list[str]:

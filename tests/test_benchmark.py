@@ -68,8 +68,8 @@ def test_a_run_is_timed_from_outside():
 
 
 def test_results_are_compared_figure_by_figure(tmp_path):
-    old = {"tables": {"A table": {"a row": {"x": 2.0, "gone": 1.0}, "another": {"x": 5.0}}}}
-    new = {"tables": {"A table": {"a row": {"x": 3.0}, "another": {"x": 1000.0}}}}
+    old = {"tables": {"A table": {"a row": {"x": 2.0, "gone": 1.0}, "another": {"x": 5.0, "nil": 0}}}}
+    new = {"tables": {"A table": {"a row": {"x": 3.0}, "another": {"x": 1000.0, "nil": 0}}}}
     for name, content in {"old": old, "new": new}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     command = [sys.executable, SCRIPTS / "benchmark.py", "compare", tmp_path / "old.json", tmp_path / "new.json"]

@@ -165,7 +165,7 @@ class Failing(gym.Wrapper):
 def test_where_one_fails_all_are_saved_and_go_on(tmp_path, monkeypatch, stacks, algo):
     run = dataclasses.replace(RUNS[algo], env="Pendulum-v1", num_envs=1, checkpoint_every=10**6)
     run = dataclasses.replace(run, wrapper=("test_many:failing",), run_dir=str(tmp_path / "many"))
-    run = dataclasses.replace(run, num_steps=64) if algo == "ppo" else run
+    run = dataclasses.replace(run, num_steps=64, log_every=64) if algo == "ppo" else run
     monkeypatch.setattr("test_many.FAILS", {int(session.stream(4, session.ENVIRONMENTS).generate_state(1)[0])})
     with pytest.raises(BadInput, match="reward that is not finite, environment 0 at step 200"):
         train_many(run)
@@ -174,6 +174,19 @@ def test_where_one_fails_all_are_saved_and_go_on(tmp_path, monkeypatch, stacks, 
     monkeypatch.setattr("test_many.FAILS", set())
     for result in train_many(load_study(run.run_dir)):
         assert result.step >= run.total_steps
+        if algo == "ppo":  # Of every update, also the one that was under way when another run failed.
+            rows = (result.run_dir / "metrics.csv").read_text().splitlines()[1:]
+            assert [int(row.split(",")[0]) for row in rows] == list(range(64, result.step + 1, 64))
+
+
+def test_one_member_that_went_further_takes_the_others_with_it(tmp_path):
+    run = dataclasses.replace(RUNS["ppo"], total_steps=300, num_seeds=2, run_dir=str(tmp_path / "many"))
+    train_many(run)
+    [further] = runs = [dataclasses.replace(load_study(tmp_path / "many" / "seed-3"), total_steps=700)]
+    assert train(further).step >= 700 and runs[0].num_seeds == 1
+    assert [result.step >= 700 for result in train_many(load_study(tmp_path / "many"))] == [True, True]
+    shutil.rmtree(tmp_path / "many" / "seed-4")
+    assert load_study(tmp_path / "many").resume == str(tmp_path / "many" / "seed-3")
 
 
 def test_mistakes(tmp_path, capfd, monkeypatch):

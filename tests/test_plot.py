@@ -88,7 +88,7 @@ def test_the_command_draws_runs_that_are_not_over(tmp_path):
     assert (tmp_path / "figures/both.png").read_bytes().startswith(b"\x89PNG")
     svg = (tmp_path / "figures/both.svg").read_text()
     assert "stroke-dasharray" in svg
-    assert draw("a", "b", "--ends", "--iqm", "--out", "figures/ends", cwd=tmp_path).returncode == 0
+    assert draw("a", "b", "--ends", "--out", "figures/ends", cwd=tmp_path).returncode == 0
     # The same bytes for the same data.
     assert draw("a", "b", "--reference", reference, "--out", "figures/again", cwd=tmp_path).returncode == 0
     for ending in ("png", "svg"):
@@ -124,11 +124,16 @@ def test_the_diagnostics_of_a_run(tmp_path, monkeypatch):
         (["good", "--diagnostics"], "metrics.csv cannot be read"),
         (["before"], "none of these runs has been evaluated"),
         (["good", "--ends", "--diagnostics"], "not allowed"),
+        (["good", "good"], "seed 0 of ppo on CartPole-v1 is given twice"),
+        (["good", "late"], "no step in common"),
+        (["good", "--iqm"], "needs 4"),
+        (["good", "--out", "."], "has no name"),
     ],
 )
 def test_mistakes(tmp_path, flags, words):
     run_dir(tmp_path / "good", 0, [0, 10], [1, 2])
     run_dir(tmp_path / "before", 0, [], [])
+    run_dir(tmp_path / "late", 1, [20, 30], [1, 2])
     run_dir(tmp_path / "words", 0, [0, 10], [1, "many"])
     run_dir(tmp_path / "config", 0, [0, 10], [1, 2])
     (tmp_path / "config/config.json").write_text("{}")

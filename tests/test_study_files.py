@@ -1,7 +1,9 @@
 """Studies from files: all of it is run once, whatever interrupts it, and the table says what the runs say."""
 
 import csv
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -76,6 +78,10 @@ def test_a_study_is_run_once_and_written_down(tmp_path):
     code, out, _ = run(folder)
     assert code == 0 and "2 runs, 2 done" in out
     assert changed == {path: path.stat().st_mtime_ns for path in runs.rglob("*.csv")}
+    # What was run with other flags is not passed off as this.
+    code, _, err = run(study(folder, **{"--checkpoint-every 500": "--gamma 0.5"}))
+    assert code == 2 and "was begun with" in err and err.count("\n") == 1
+    assert changed == {path: path.stat().st_mtime_ns for path in runs.rglob("*.csv")}
 
 
 def test_one_that_is_interrupted_goes_on(tmp_path):
@@ -85,11 +91,27 @@ def test_one_that_is_interrupted_goes_on(tmp_path):
     while not (table.is_file() and table.read_text().count("\n") > 3):
         time.sleep(0.02)
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130
     assert not (table.parent / "done").exists() and (table.parent / "checkpoints/latest.npz").is_file()
     assert run(cut)[0] == 0
     assert rows(cut) == rows(whole)
+
+
+def test_two_keep_out_of_each_others_way(tmp_path):
+    folder = study(tmp_path)
+    (held := folder / "runs/studies/small").mkdir(parents=True)
+    with (held / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, err = run(folder)
+    assert code == 2 and "is in use" in err and err.count("\n") == 1
+    # Nor is a run's folder taken away that an orphan of an earlier start still holds.
+    (orphan := held / "CartPole-v1/clip-0.2/seed-0").mkdir(parents=True)
+    handle = os.open(orphan, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    code, _, err = run(folder)
+    os.close(handle)
+    assert code == 2 and "still trains there" in err and err.count("\n") == 1 and orphan.is_dir()
 
 
 @pytest.mark.parametrize(
@@ -105,6 +127,10 @@ def test_one_that_is_interrupted_goes_on(tmp_path):
             {'"clip 0.2" = "--checkpoint-every 500"': '"clip" = "--nope"'},
             "exit code 2: jaxrl: Unrecognized options: --nope",
         ),
+        ({"--checkpoint-every 500": "--wrapper 'a"}, "cannot be read"),
+        ({"--checkpoint-every 500": "--num-seeds 3"}, "--num-seeds is the study's own"),
+        ({'"clip 0.2"': '"clip-0.2" = ""\n"clip 0.2"'}, "have one folder"),
+        ({"seeds = [0, 1]": "seeds = [0, 0]"}, "have one folder"),
     ],
 )
 def test_mistakes(tmp_path, changes, words):
