@@ -36,7 +36,7 @@ def envs(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
     """Eight environments alone under random actions: Gymnasium's synchronous vector environment as it is, and ours."""
     found = {}
     for env, count in (("CartPole-v1", 1000), ("HalfCheetah-v5", 400), ("Ant-v5", 150)):
-        made: dict[str, Any] = {"Gymnasium's SyncVectorEnv": _as_gymnasium_has_it(env)}
+        made: dict[str, Any] = {"Gymnasium's SyncVectorEnv": _as_gymnasium_has_it(env, NUM_ENVS, list(range(NUM_ENVS)))}
         for backend in ("gymnasium", "async", "envpool"):
             try:
                 made[f"--env-backend {backend}"] = make_envs(env, NUM_ENVS, 0, backend)
@@ -52,10 +52,14 @@ def envs(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
     return {"Steps per second of 8 environments alone": found}
 
 
-def _as_gymnasium_has_it(env: str) -> SyncVectorEnv:
-    hear_mujoco()  # Or it warns of its own models.
-    made = SyncVectorEnv([functools.partial(gym.make, env)] * NUM_ENVS, autoreset_mode=AutoresetMode.SAME_STEP)
-    made.reset(seed=0)
+def _as_gymnasium_has_it(env: str, count: int, seed: Any) -> Any:
+    """A plain vector environment; for one seed, instead of a list of them, that of the task's own."""
+    hear_mujoco()  # Or MuJoCo warns of Gymnasium's own models.
+    if isinstance(seed, int):
+        made: Any = gym.make_vec(env, count, vectorization_mode="vector_entry_point")
+    else:
+        made = SyncVectorEnv([functools.partial(gym.make, env)] * count, autoreset_mode=AutoresetMode.SAME_STEP)
+    made.reset(seed=seed)
     return made
 
 
@@ -216,17 +220,8 @@ class Replay:
         if envs is self._first and question == "step":
             self._actions.append(arguments[0])
         elif envs is self._first and question == "reset":
-            self._begin(envs.num_envs, options["seed"])
+            self._plain = _as_gymnasium_has_it(self._env, envs.num_envs, options["seed"])
         return self._ask(envs, question, *arguments, **options)
-
-    def _begin(self, count: int, seed: Any) -> None:
-        hear_mujoco()  # Or MuJoCo warns of Gymnasium's own models.
-        if isinstance(seed, int):
-            self._plain = gym.make_vec(self._env, count, vectorization_mode="vector_entry_point")
-        else:
-            makers = [functools.partial(gym.make, self._env)] * count
-            self._plain = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
-        self._plain.reset(seed=seed)
 
     def catch_up(self) -> None:
         """Takes the steps that have been taken since the last call."""

@@ -288,14 +288,13 @@ class Session:
 
     def close(self) -> None:
         """Closes the logs and the environments of the evaluation."""
-        self.eval_envs.close()
-        try:
-            if self.begun:
-                self._write_due()
-                self._log.close()
-        finally:
+        with contextlib.ExitStack() as left:  # Each of it is done, whatever becomes of the rest; the last one first.
             if self._folder is not None:
-                os.close(self._folder)
+                left.callback(os.close, self._folder)
+            if self.begun:
+                left.callback(self._log.close)
+                left.callback(self._write_due)
+            left.callback(self.eval_envs.close)
 
     def _make_due(self, step: int) -> None:
         """Asks for a row of all pending metrics. It is written at the next call of `goes_on`, or with a checkpoint: now
@@ -306,7 +305,8 @@ class Session:
         self._pending, self._logged = [], step
 
     def _write_due(self) -> None:
-        for step, wall_time, metrics in self._due:
+        due, self._due = self._due, []
+        for step, wall_time, metrics in due:
             rows = self._on_host(metrics)
             finite = np.isfinite(rows)  # What a skipped update reports must not hide what the others do.
             sums, counts = np.where(finite, rows, 0).sum(0), finite.sum(0)
@@ -316,7 +316,6 @@ class Session:
                 row["skipped_updates"] *= len(rows)
                 self._log.say(f"step {step:,}: {row['skipped_updates']:.0f} gradient steps skipped: not finite")
             self._log.metrics(step, row, wall_time)
-        self._due = []
 
     def _on_host(self, metrics: Sequence[Any]) -> np.ndarray:
         rows = [np.asarray(each, np.float64) for each in jax.device_get(metrics)]

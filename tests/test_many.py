@@ -102,20 +102,25 @@ def test_a_stack_computes_what_each_computes_alone(tmp_path, monkeypatch, name):
                 np.testing.assert_allclose(together[key], single[key], rtol=1e-5, atol=1e-5, err_msg=key)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_runs_that_are_stopped_end_as_those_that_are_not(tmp_path, monkeypatch, stacks, name):
-    run = dataclasses.replace(RUNS[name], run_dir=str(tmp_path / "whole"))
-    train_many(run)
-    cut, calls = dataclasses.replace(run, run_dir=str(tmp_path / "cut")), []
-    episodes = session.Session.episodes
+def stop_at_step(number, monkeypatch):
+    """Asks the process to stop at that step, those of all runs counted."""
+    calls, episodes = [], session.Session.episodes
 
     def counted(one):
         calls.append(one)
-        if len(calls) == 450:
+        if len(calls) == number:
             os.kill(os.getpid(), signal.SIGTERM)
         episodes(one)
 
     monkeypatch.setattr(session.Session, "episodes", counted)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_that_are_stopped_end_as_those_that_are_not(tmp_path, monkeypatch, stacks, name):
+    run = dataclasses.replace(RUNS[name], run_dir=str(tmp_path / "whole"))
+    train_many(run)
+    cut = dataclasses.replace(run, run_dir=str(tmp_path / "cut"))
+    stop_at_step(450, monkeypatch)
     with pytest.raises(SystemExit):
         train_many(cut)
     resumed = load_study(cut.run_dir)

@@ -3,15 +3,13 @@
 import csv
 import dataclasses
 import json
-import os
-import signal
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from left_behind import tables
-from test_many import PPO, RUNS, STACKS, digest, kept
+from test_many import PPO, RUNS, STACKS, digest, kept, stop_at_step
 
 from jaxrl import BadInput, session, train, train_many
 from jaxrl.cli import train_command
@@ -84,16 +82,8 @@ def test_a_sweep_that_is_stopped_ends_as_one_that_is_not(tmp_path, monkeypatch):
     run = swept("ppo", tmp_path / "whole", total_steps=500)
     run = dataclasses.replace(run, num_seeds=2, sweep=("gamma=0.9,0.99",))
     train_many(run)
-    cut, calls = dataclasses.replace(run, run_dir=str(tmp_path / "cut")), []
-    episodes = session.Session.episodes
-
-    def counted(one):
-        calls.append(one)
-        if len(calls) == 250:
-            os.kill(os.getpid(), signal.SIGTERM)
-        episodes(one)
-
-    monkeypatch.setattr(session.Session, "episodes", counted)
+    cut = dataclasses.replace(run, run_dir=str(tmp_path / "cut"))
+    stop_at_step(250, monkeypatch)
     with pytest.raises(SystemExit):
         train_many(cut)
     assert not (tmp_path / "cut" / "results.csv").exists()
