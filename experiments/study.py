@@ -10,6 +10,8 @@ The file says what to run, in flags of train.py:
     figure = "plots/cartpole"
     seeds = [0, 1, 2]
     flags = "--total-steps 100000"         # of every run
+    cores = 1                              # of a run; so many fit into --cores, and Ray is asked for them
+    gpus = 0                               # of a run, asked of Ray; may be a fraction
 
     [tasks]
     "CartPole-v1" = ""                     # flags of this task's runs
@@ -23,10 +25,10 @@ import contextlib
 import csv
 import fcntl
 import json
+import math
 import os
 import re
 import shlex
-import shutil
 import signal
 import statistics
 import subprocess
@@ -36,51 +38,19 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import on_ray
 from benchmark import machine
 from parser import Parser
+from parts import Mistake, Part
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = "env", "variant", "seed", "step", "mean_return", "std_return", "episodes"
 KINDS = {"name": str, "results": str, "figure": str, "seeds": list, "flags": str, "tasks": dict, "variants": dict}
+NEEDS = {"cores": 1, "gpus": 0}  # What a run takes, unless the file says.
 OWN = "--env", "--seed", "--num-seeds", "--sweep", "--run-dir", "--resume"
 POLL_SECONDS = 0.2
-
-
-class Mistake(Exception):
-    """Something is wrong with the study, in one line."""
-
-
-class Part(NamedTuple):
-    """One run of a study."""
-
-    task: str
-    variant: str
-    seed: int
-    flags: tuple[str, ...]
-    folder: Path
-
-    @property
-    def done(self) -> bool:
-        """Whether it has come to its end."""
-        return (self.folder / "done").exists()
-
-    @property
-    def saved(self) -> bool:
-        """Whether it can go on from a checkpoint."""
-        return any((self.folder / "checkpoints" / f"{name}.npz").exists() for name in ("latest", "previous"))
-
-    def beside(self, ending: str) -> Path:
-        """A file beside its folder."""
-        return self.folder.with_name(f"seed-{self.seed}.{ending}")
-
-    def command(self) -> list[str]:
-        """What begins it, or goes on with it."""
-        train = [sys.executable, str(HERE / "train.py")]
-        if self.saved:
-            return [*train, "--resume", str(self.folder)]
-        return [*train, "--env", self.task, *self.flags, "--seed", str(self.seed), "--run-dir", str(self.folder)]
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -89,13 +59,17 @@ def load(path: Path) -> dict[str, Any]:
         study = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise Mistake(f"{path} cannot be read: {error}") from error
-    if odd := study.keys() - KINDS.keys():
-        raise Mistake(f"{path} has {min(odd)!r}: it may have {', '.join(KINDS)}")
+    if odd := study.keys() - KINDS.keys() - NEEDS.keys():
+        raise Mistake(f"{path} has {min(odd)!r}: it may have {', '.join([*KINDS, *NEEDS])}")
     for name, kind in KINDS.items():
         if not isinstance(study.setdefault(name, kind()), kind):
             raise Mistake(f"{path}: {name} is {study[name]!r}, it must be a {kind.__name__}")
         if name not in ("flags", "results", "figure") and not study[name]:
             raise Mistake(f"{path} says no {name}")
+    for name, least in NEEDS.items():
+        amount = study.setdefault(name, least)
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not least <= amount < math.inf:
+            raise Mistake(f"{path}: {name} is {amount!r}, it must be a number, at least {least}")
     if not all(isinstance(seed, int) and seed >= 0 for seed in study["seeds"]):
         raise Mistake(f"{path}: seeds are {study['seeds']}, they must be whole numbers from 0 on")
     if not all(isinstance(flags, str) for flags in [*study["tasks"].values(), *study["variants"].values()]):
@@ -156,20 +130,18 @@ def check(parts: Sequence[Part]) -> None:
             )
 
 
-def run_all(parts: Sequence[Part], cores: int) -> None:
-    """Runs what is not done, `cores` at a time. When it is interrupted, its runs save what they have."""
-    waiting = [part for part in parts if not part.done]
-    print(f"{len(parts)} runs, {len(parts) - len(waiting)} done", flush=True)
-    going: dict[subprocess.Popen[bytes], Part] = {}
+def run_all(waiting: Sequence[Part], at_once: int) -> None:
+    """Runs what waits, so many at once. When it is interrupted, its runs save what they have."""
+    queue, going = list(waiting), dict[subprocess.Popen[bytes], Part]()
     try:
-        while waiting or going:
-            while waiting and len(going) < cores:
-                part = waiting.pop(0)
-                going[_begin(part)] = part
+        while queue or going:
+            while queue and len(going) < at_once:
+                part = queue.pop(0)
+                going[_start(part)] = part
             for process, part in list(going.items()):
                 if process.poll() is not None:
                     del going[process]
-                    _end(process, part)
+                    part.end(process.returncode)
             time.sleep(POLL_SECONDS)
     finally:
         for process in going:
@@ -178,42 +150,21 @@ def run_all(parts: Sequence[Part], cores: int) -> None:
             process.wait()
 
 
-def _begin(part: Part) -> subprocess.Popen[bytes]:
-    part.folder.parent.mkdir(parents=True, exist_ok=True)
-    if part.folder.is_dir() and not part.saved:
-        _forget(part.folder)  # Killed before its first checkpoint.
-    part.beside("flags").write_text(shlex.join(part.flags))
+def _start(part: Part) -> subprocess.Popen[bytes]:
+    try:
+        command = [sys.executable, str(HERE / "train.py"), *part.begin()]
+    except BlockingIOError as error:
+        raise Mistake(f"{part.folder} is in use: a run of an earlier start of the study still trains there") from error
     with part.beside("log").open("ab") as log:
         # A group of its own: Ctrl-C reaches it through us, once.
-        return subprocess.Popen(part.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
 
 
-def _forget(folder: Path) -> None:
-    """Removes what a killed run has left, unless it is still going: a study may have died before its runs."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder)
-    except BlockingIOError as error:
-        raise Mistake(f"{folder} is in use: a run of an earlier start of the study still trains there") from error
-    finally:
-        os.close(handle)
-
-
-def _end(process: subprocess.Popen[bytes], part: Part) -> None:
-    if process.returncode != 0:
-        said = part.beside("log").read_text(errors="replace").strip().splitlines()
-        what = f"{part.task}, {part.variant}, seed {part.seed}"
-        raise Mistake(f"{what} ended with exit code {process.returncode}: {said[-1] if said else 'it said nothing'}")
-    (part.folder / "done").touch()
-    print(f"{part.task}, {part.variant}, seed {part.seed}: done", flush=True)
-
-
-def collect(parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """Every evaluation of the runs that are done."""
+def collect(parts: Sequence[Part], so_far: bool = False) -> list[dict[str, Any]]:
+    """Every evaluation of the runs that are done, or so far also of those that are not."""
     rows: list[dict[str, Any]] = []
     for part in parts:
-        if part.done:
+        if part.done or (so_far and (part.folder / "evaluations.csv").exists()):
             with (part.folder / "evaluations.csv").open() as file:
                 own = {"env": part.task, "variant": part.variant, "seed": part.seed}
                 rows += [own | {name: row[name] for name in COLUMNS[3:]} for row in csv.DictReader(file)]
@@ -252,20 +203,33 @@ def main() -> int:
     """Reads the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument("study", type=Path, metavar="STUDY.toml")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="how many runs at once")
+    parser.add_argument("--cores", type=int, help="how many cores the runs may take together; all, unless given")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="folder of the studies' runs")
+    parser.add_argument("--ray", metavar="ADDRESS", help="run them on the Ray cluster at this address instead of here")
+    parser.add_argument("--so-far", action="store_true", help="run nothing: table and figure of what there is")
     given = parser.parse_args()
     try:
-        if given.cores < 1:
+        if given.cores is not None and given.cores < 1:
             raise Mistake(f"--cores is {given.cores}: it must be at least 1")
+        if given.ray is not None and given.cores is not None:
+            raise Mistake("--cores is for this machine and --ray for others: give one of the two")
         study = load(given.study)
-        parts = parts_of(study, given.runs)
+        parts = parts_of(study, given.runs.resolve())
         check(parts)
-        for kind in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(kind, signal.default_int_handler)
-        with alone(given.runs / study["name"]):
-            run_all(parts, given.cores)
-        write(rows := collect(parts), study)
+        if not given.so_far:
+            for kind in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(kind, signal.default_int_handler)
+            with alone(given.runs / study["name"]):
+                waiting = [part for part in parts if not part.done]
+                print(f"{len(parts)} runs, {len(parts) - len(waiting)} done", flush=True)
+                if given.ray is not None:
+                    on_ray.run_all(waiting, given.ray, study["cores"], study["gpus"])
+                else:
+                    cores = given.cores or os.cpu_count() or 1
+                    run_all(waiting, max(1, int(cores / study["cores"])))
+        if not (rows := collect(parts, given.so_far)):
+            raise Mistake("none of its runs has been evaluated yet")
+        write(rows, study)
     except Mistake as error:
         parser.error(str(error))
     except OSError as error:

@@ -1,0 +1,100 @@
+"""A study's runs as tasks of a Ray cluster, for `study.py --ray ADDRESS`.
+
+A task trains in its worker's own process, which dies when its node does: a process of its own would outlive the node's
+and keep the run's folder locked. Ray then starts the task again on another node, and there it goes on from the run's
+last checkpoint. So the folder of the runs must be one that all nodes see, and all nodes need jaxrl and Python as here.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import parts
+from parts import Mistake, Part
+
+NODES_LOST = 100  # How often a run may lose its node.
+FREE_SECONDS = 120.0  # How long a lost node's lock may outlive it.
+
+
+def run_all(waiting: Sequence[Part], address: str, cores: float, gpus: float) -> None:
+    """Runs what waits on the cluster at `address`. When it is interrupted, its runs save what they have."""
+    if not waiting:
+        return
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise Mistake("--ray needs Ray: pip install 'jaxrl-kernels[ray]'") from error
+    _check_reached(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise Mistake(f"--ray {address} cannot be reached: {str(error).splitlines()[0]}") from error
+    for module in (parts, sys.modules[__name__]):
+        ray.cloudpickle.register_pickle_by_value(module)  # The nodes need not have these scripts.
+    # A fresh process for each run: JAX sees the GPUs that it finds when it is first imported.
+    task = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=NODES_LOST)(train)
+    mark = waiting[0].folder.parents[2] / "lock"  # The study's, which is held here.
+    going = {task.remote(part, mark): part for part in waiting}
+    try:
+        while going:
+            (ready, *_), _ = ray.wait(list(going))
+            part = going.pop(ready)
+            part.end(_code(ray, ready))
+    finally:
+        for reference in going:
+            ray.cancel(reference)  # Ctrl-C to the run, wherever it is.
+        with contextlib.suppress(KeyboardInterrupt):
+            if going:
+                ray.wait(list(going), num_returns=len(going))
+        ray.shutdown()
+
+
+def _check_reached(address: str) -> None:
+    """Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise Mistake(f"--ray {address} is no address of a Ray cluster: it must be HOST:PORT of its head, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise Mistake(f"--ray {address} cannot be reached: {error}") from error
+
+
+def _code(ray: Any, reference: Any) -> int:
+    try:
+        return int(ray.get(reference))
+    except ray.exceptions.RayTaskError as error:
+        raise Mistake(str(error.cause)) from error
+    except ray.exceptions.RayError as error:
+        raise Mistake(f"Ray gave up a run: {str(error).splitlines()[0]}") from error
+
+
+def train(part: Part, mark: Path) -> int:
+    """The task: trains as `part` says, from its last checkpoint if it has one. Returns the exit code of train.py."""
+    from jaxrl.cli import train_command
+
+    if not mark.exists():
+        raise Mistake(f"{mark.parent} is not there on node {os.uname().nodename}: give --runs a folder all nodes share")
+    until = time.monotonic() + FREE_SECONDS
+    while True:
+        try:
+            arguments = part.begin()
+            break
+        except BlockingIOError as error:
+            if time.monotonic() > until:
+                raise Mistake(f"{part.folder} is in use: another process trains there") from error
+            time.sleep(1)
+    with (
+        part.beside("log").open("a", buffering=1) as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        return train_command(arguments)

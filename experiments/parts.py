@@ -1,0 +1,75 @@
+"""One run of a study: where it lives, whether it is done, and what begins it or goes on with it."""
+
+import fcntl
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Mistake(Exception):
+    """Something is wrong with the study, in one line."""
+
+
+class Part(NamedTuple):
+    """One run of a study."""
+
+    task: str
+    variant: str
+    seed: int
+    flags: tuple[str, ...]
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.task}, {self.variant}, seed {self.seed}"
+
+    @property
+    def done(self) -> bool:
+        """Whether it has come to its end."""
+        return (self.folder / "done").exists()
+
+    @property
+    def saved(self) -> bool:
+        """Whether it can go on from a checkpoint."""
+        return any((self.folder / "checkpoints" / f"{name}.npz").exists() for name in ("latest", "previous"))
+
+    def beside(self, ending: str) -> Path:
+        """A file beside its folder."""
+        return self.folder.with_name(f"seed-{self.seed}.{ending}")
+
+    def begin(self) -> list[str]:
+        """Makes its place ready, and returns the arguments of train.py that begin it or go on with it.
+
+        Raises:
+          BlockingIOError: a process still trains there.
+        """
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        if self.folder.is_dir():
+            self._take()
+        self.beside("flags").write_text(shlex.join(self.flags))
+        if self.saved:
+            return ["--resume", str(self.folder)]
+        return ["--env", self.task, *self.flags, "--seed", str(self.seed), "--run-dir", str(self.folder)]
+
+    def _take(self) -> None:
+        """Sees that no process trains there, and removes what one that was killed before its first checkpoint left."""
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self.saved:
+                shutil.rmtree(self.folder)
+        finally:
+            os.close(handle)
+
+    def end(self, code: int) -> None:
+        """Marks it done, or says why it is not.
+
+        Raises:
+          Mistake: its exit code is not 0.
+        """
+        if code != 0:
+            said = self.beside("log").read_text(errors="replace").strip().splitlines()
+            raise Mistake(f"{self} ended with exit code {code}: {said[-1] if said else 'it said nothing'}")
+        (self.folder / "done").touch()
+        print(f"{self}: done", flush=True)
