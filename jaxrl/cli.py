@@ -215,7 +215,9 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     if flags.render:
         envs = make_envs(env, 1, 0, wrapper=wrapper, render_mode="human", **options)
     elif flags.video is not None:
-        envs = make_envs(_filmed(env, Path(flags.video), options), 1, 0, wrapper=wrapper)
+        from jaxrl.film import filmed
+
+        envs = make_envs(filmed(env, Path(flags.video), **options), 1, 0, wrapper=wrapper)
     else:
         envs = make_eval_envs(env, episodes, wrapper, record.get("on_fault", "stop"), **options)
     policy.check_spaces(envs.observation_space, envs.action_space)
@@ -278,31 +280,11 @@ def _environment_of(flags: "EvaluateFlags", env: str, wrapper: tuple[str, ...]) 
     return env if flags.env is None else flags.env, () if flags.wrapper == ("None",) else flags.wrapper
 
 
-def _filmed(env: str, folder: Path, options: dict[str, Any]) -> Callable[[], Any]:
-    """A factory for one environment that writes a film of every episode into `folder`."""
-    import gymnasium as gym
-
-    from jaxrl.registry import find_spec
-
-    find_spec(env)
-    try:
-        import moviepy  # noqa: F401
-    except ImportError as error:
-        raise BadInput("--video needs moviepy: pip install 'jaxrl-kernels[video]'") from error
-    if folder.is_dir() and any(folder.iterdir()):
-        raise BadInput(f"--video {folder} is not empty: name a new folder")
-
-    def make() -> Any:
-        filmed = gym.make(env, render_mode="rgb_array", **options)
-        return gym.wrappers.RecordVideo(filmed, str(folder), episode_trigger=lambda _: True)
-
-    return make
-
-
 def _check_display() -> None:
     """Windows need a screen; without one, pygame and MuJoCo's viewer fail in ways that say nothing."""
-    shown = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
-    if sys.platform.startswith("linux") and not shown:
+    from jaxrl.film import has_screen
+
+    if not has_screen():
         raise BadInput("--render needs a screen and there is none; evaluate.py --video DIR makes a film instead")
 
 

@@ -20,7 +20,7 @@ FLOORS = [
     {"guard", "replay_file"},
     {"pool"},
     {"envs"},
-    {"evaluate", "policy", "config", "training"},
+    {"evaluate", "policy", "config", "training", "film"},
     {"runlog", "savepoints", "study"},
     {"session"},
     {"on_policy", "off_policy"},
