@@ -22,6 +22,7 @@ import timed_kernels
 import timed_parts
 import timed_runs
 from parser import Parser
+from tables import markdown
 from timed_runs import JOBS, UPDATE, Tables
 
 from jaxrl.session import versions
@@ -43,24 +44,6 @@ def machine() -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     known = {"processor": processor, "architecture": platform.machine(), "cores": str(cores)}
     return known | {"system": platform.system()} | versions()
-
-
-def markdown(tables: Tables) -> str:
-    """Tables as Markdown."""
-    lines = []
-    for title, rows in tables.items():
-        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-        lines += [f"{title}:", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-        for name, row in rows.items():
-            figures = (_shown(row[column]) if column in row else "" for column in columns)
-            lines.append(f"| {name} | {' | '.join(figures)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _shown(figure: float) -> str:
-    """A figure with three digits or more."""
-    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
 
 
 def compare(old: Path, new: Path) -> Tables:

@@ -4,16 +4,19 @@
     python experiments/measure.py solved
     python experiments/measure.py memory [--job ppo]
     python experiments/measure.py saves
+    python experiments/measure.py random experiments/results/random.csv Hopper-v5 Walker2d-v5
     python experiments/measure.py against REFERENCE.csv Hopper runs/ddpg-Hopper-v5-seed*/evaluations.csv
 
-`seeds` trains once per seed and keeps each run's last evaluation. `solved` takes the time from the start of the process
-to the first evaluation of 100 episodes with a mean of 475. `memory` follows the resident size, open files and threads
-of a run, `saves` gives the share of a run's time that its checkpoints take. `against` sets evaluations, one file per
-seed, beside a task's curve in a file with the columns task,step,mean_return. For speed there is benchmark.py.
+`seeds` trains once per seed and keeps each run's last evaluation. `solved` takes the time from the start of the
+process to the first evaluation of 100 episodes with a mean of 475. `memory` follows the resident size, open files and
+threads of a run, `saves` gives the share of a run's time that its checkpoints take. `random` plays tasks with
+uniformly random actions, the zero of normalised scores. `against` sets evaluations, one file per seed, beside a task's
+curve in a file with the columns task,step,mean_return. For speed there is benchmark.py.
 """
 
 import argparse
 import csv
+import functools
 import os
 import statistics
 import subprocess
@@ -24,7 +27,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from gymnasium.spaces import Box
 from parser import Parser
+
+from jaxrl.errors import BadInput
+from jaxrl.evaluate import evaluate, make_eval_envs
 
 TRAIN = [sys.executable, str(Path(__file__).parent / "train.py")]
 
@@ -126,6 +134,29 @@ def saves() -> None:
         print(f"{flags}: {len(taken)} checkpoints, {sum(taken):.2f} s of {took:.1f} s, {sum(taken) / took:.2%}")
 
 
+def random(out: Path, tasks: Sequence[str], episodes: int) -> None:
+    """Writes what uniformly random actions return, a row for each task."""
+    rng, rows = np.random.default_rng(0), []
+    for task in tasks:
+        envs = make_eval_envs(task, episodes)
+        space = envs.action_space
+        if not (isinstance(space, Box) and space.is_bounded()):
+            raise BadInput(f"{task} has no Box of bounded actions to draw from")
+        played = evaluate(functools.partial(_uniform, rng, space), envs, episodes, 0)
+        envs.close()
+        assert played is not None
+        rows.append({"env": task, "mean_return": f"{played[0].mean():.6g}", "std_return": f"{played[0].std():.6g}"})
+        print(f"{task}: {played[0].mean():.1f} +- {played[0].std():.1f} over {episodes} episodes", flush=True)
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "episodes"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"episodes": episodes} for row in rows)
+
+
+def _uniform(rng: np.random.Generator, box: Box, obs: np.ndarray) -> np.ndarray:
+    return rng.uniform(box.low, box.high, (len(obs), *box.shape)).astype(np.float32)
+
+
 def against(reference: Path, task: str, files: Sequence[Path], since: int, until: int) -> None:
     """Prints the mean return over the steps that all curves share, ours and the reference's, and a 95 % bootstrap
     interval of the difference over our seeds. A reference of one seed has a spread too, which nobody has measured: the
@@ -183,6 +214,10 @@ def main() -> None:
     each.add_argument("--job", choices=sorted(LONG), default="ddpg")
     each.add_argument("--steps", type=int)
     command("saves", lambda given: saves())
+    each = command("random", lambda given: random(given.out, given.tasks, given.episodes))
+    each.add_argument("out", type=Path)
+    each.add_argument("tasks", nargs="+")
+    each.add_argument("--episodes", type=int, default=100)
     each = command("against", lambda given: against(given.reference, given.task, given.files, given.since, given.until))
     each.add_argument("reference", type=Path)
     each.add_argument("task")
@@ -194,6 +229,8 @@ def main() -> None:
         given.call(given)
     except FileNotFoundError as error:
         parser.error(f"there is no {error.filename}")
+    except BadInput as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

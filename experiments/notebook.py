@@ -14,8 +14,8 @@ from parser import Parser
 
 
 def cells_of(path: Path) -> Any:
-    """The notebook that a text file stands for, not executed. Its cells are named by their places: names by chance would
-    be others each time."""
+    """The notebook that a text file stands for, not executed. Its cells are named by their places; names by chance
+    would be others each time."""
     import jupytext
 
     notebook = jupytext.read(path)

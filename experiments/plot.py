@@ -7,7 +7,8 @@
 Every source is the folder of a run (also one that is not over), a folder of such folders, or a table: evaluations of
 one seed, named ENV-seedK.csv, or of a whole study, with the columns env, variant, seed, step and mean_return. There is
 a panel for each task, and in it a line for each algorithm and setting: the mean over its seeds (with `--iqm` their
-interquartile mean), and a band that holds it with 95 % confidence, by bootstrap over the seeds. Curves of a reference
+interquartile mean), and a band that holds it with 95 % confidence, by bootstrap over the seeds, as far as all of them
+have come; thin lines show the seeds that have come further. Curves of a reference
 file (columns task, step, mean_return, and where it has them source and variant) are dashed. `--ends` draws the last
 values as bars instead, `--diagnostics` what one run logged. Each figure is written as PNG and SVG, its data as CSV.
 """
@@ -65,6 +66,7 @@ class Line(NamedTuple):
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    beyond: list[tuple[np.ndarray, np.ndarray]]  # Steps and returns of each seed that has come further.
 
 
 def columns(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
@@ -175,7 +177,9 @@ def aggregate(env: str, label: str, curves: Sequence[Curve], iqm: bool) -> Line:
     middle = middle_of(iqm)
     mean = middle(returns, axis=0)
     low, high = interval(returns, middle)
-    return Line(env, label, len(curves), steps, mean, low, high)
+    further = [curve for curve in curves if (curve.steps > end).sum() > 1]  # One alone is the end of a last rollout.
+    beyond = [(curve.steps[curve.steps >= end], curve.returns[curve.steps >= end]) for curve in further]
+    return Line(env, label, len(curves), steps, mean, low, high, beyond)
 
 
 def middle_of(iqm: bool) -> Callable[..., np.ndarray]:
@@ -230,6 +234,8 @@ def draw_curves(drawn: Sequence[Line], dashed: dict[str, list[tuple[str, np.ndar
                 label=f"{line.label} ({seeds})",
             )
             panel.fill_between(line.steps, line.low, line.high, color=colour, alpha=0.2, lw=0)
+            for steps, returns in line.beyond:
+                panel.plot(steps, returns, color=colour, lw=0.6)
         for shade, (name, steps, returns) in enumerate(dashed.get(env, ())):
             grey = str(0.25 + 0.15 * (shade % 4))
             panel.plot(steps, returns, color=grey, ls=("--", "-.", ":")[shade % 3], lw=1.2, label=name, zorder=1)
@@ -295,8 +301,8 @@ def draw_diagnostics(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
 
 
 def panels_for(count: int, small: bool = False) -> tuple[Any, list[Any]]:
-    """A figure of that many panels, at most four in a row."""
-    across = min(count, 4)
+    """A figure of that many panels, at most three in a row, or four small ones."""
+    across = min(count, 4 if small else 2 if count == 4 else 3)
     down = -(-count // across)
     width, height = (3.0, 2.2) if small else (4.6, 3.6)
     figure, grid = plt.subplots(
@@ -315,10 +321,14 @@ def panels_for(count: int, small: bool = False) -> tuple[Any, list[Any]]:
 def rows_of(drawn: Sequence[Line]) -> list[dict[str, Any]]:
     """What is drawn, as rows."""
     return [
-        {"env": line.env, "line": line.label, "seeds": line.seeds, "step": int(step)}
+        {"env": line.env, "line": line.label, "seeds": seeds, "step": int(step)}
         | {"middle": round(float(middle), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
         for line in drawn
-        for step, middle, low, high in zip(line.steps, line.mean, line.low, line.high, strict=True)
+        for seeds, points in [
+            (line.seeds, (line.steps, line.mean, line.low, line.high)),
+            *((1, (steps, returns, returns, returns)) for steps, returns in line.beyond),
+        ]
+        for step, middle, low, high in zip(*points, strict=True)
     ]
 
 

@@ -30,17 +30,16 @@ import os
 import re
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import time
 import tomllib
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import on_ray
+import tables
 from benchmark import machine
 from parser import Parser
 from parts import Mistake, Part
@@ -186,19 +185,6 @@ def write(rows: Sequence[dict[str, Any]], study: dict[str, Any]) -> None:
     results.with_name(results.name + ".json").write_text(json.dumps(about, indent=1) + "\n")
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Where the runs end: the mean over seeds of their last evaluations, as Markdown."""
-    last: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-    for row in rows:
-        last[row["env"], row["variant"]][row["seed"]] = float(row["mean_return"])
-    lines = ["| task | variant | seeds | mean | std | lowest | highest |", "|---" * 7 + "|"]
-    for (task, variant), seeds in last.items():
-        ends = list(seeds.values())
-        numbers = statistics.fmean(ends), statistics.pstdev(ends), min(ends), max(ends)
-        lines.append(f"| {task} | {variant} | {len(ends)} | {' | '.join(f'{number:,.1f}' for number in numbers)} |")
-    return "\n".join(lines)
-
-
 def main() -> int:
     """Reads the command line."""
     parser = Parser(description=__doc__)
@@ -234,7 +220,7 @@ def main() -> int:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"{error.filename} cannot be used: {error.strerror}")
-    print(table(rows))
+    print(tables.ends(Path(f"{study['results']}.csv")), end="")
     plot = [sys.executable, str(HERE / "plot.py"), f"{study['results']}.csv", "--out", study["figure"]]
     return subprocess.run(plot, check=False).returncode
 

@@ -1,0 +1,175 @@
+"""Redraws the tables of the pages from committed data.
+
+    python experiments/tables.py docs/results.md docs/benchmark.md
+
+A table to redraw has above it a comment that names what it shows, with paths from the repository's root:
+
+    <!-- table: ends experiments/results/cartpole.csv -->            last evaluations of a study, each task and variant
+    <!-- table: scores STUDY.csv RANDOM.csv PAPER.csv -->            the same on one scale, beside a paper's
+    <!-- table: published STUDY.csv PUBLISHED.csv -->                the same beside published returns
+    <!-- table: figures BENCHMARK.json TITLE -->                     what benchmark.py has measured
+"""
+
+import csv
+import json
+import re
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from parser import Parser
+from scipy import stats
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKED = re.compile(r"(?m)^(<!-- table: (.+) -->\n\n?)((?:\|.*\n)*)")
+
+Ends = dict[str, dict[str, dict[str, float]]]  # Task, variant, seed: the last evaluation's mean.
+
+
+def markdown(tables: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Tables as Markdown, each under its title."""
+    return "\n".join(f"{title}:\n\n{_figures(rows)}\n" for title, rows in tables.items())
+
+
+def _figures(rows: dict[str, dict[str, float]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    shown = [
+        [name, *(_shown(row[column]) if column in row else "" for column in columns)] for name, row in rows.items()
+    ]
+    return _table(["", *columns], shown)
+
+
+def _shown(figure: float) -> str:
+    """A figure with three digits or more."""
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    first, *others = (f"| {' | '.join(line)} |\n" for line in [head, *rows])
+    return "".join([first, "|---" * len(head) + "|\n", *others])
+
+
+def ends_of(path: Path) -> tuple[Ends, int]:
+    """Where a study's runs end, and the least step that this is."""
+    last: dict[tuple[str, str, str], tuple[int, float]] = {}
+    for row in _rows(path):
+        key, step = (row["env"], row["variant"], row["seed"]), int(row["step"])
+        if key not in last or step > last[key][0]:
+            last[key] = step, float(row["mean_return"])
+    ends: Ends = defaultdict(lambda: defaultdict(dict))
+    for (task, variant, seed), (_, mean) in last.items():
+        ends[task][variant][seed] = mean
+    return ends, min(step for step, _ in last.values())
+
+
+def ends(study: Path) -> str:
+    """The mean over seeds of the last evaluations, of each task and variant."""
+    rows = []
+    for task, variants in ends_of(study)[0].items():
+        for variant, seeds in variants.items():
+            each = np.array(list(seeds.values()))
+            figures = (f"{figure:,.1f}" for figure in (each.mean(), each.std(), each.min(), each.max()))
+            rows.append([task, variant, str(len(each)), *figures])
+    return _table(["task", "variant", "seeds", "mean", "std", "lowest", "highest"], rows)
+
+
+def scores(study: Path, random: Path, paper: Path) -> str:
+    """Normalised scores: on each task 0 is the return of uniformly random actions and 1 the best variant's mean; of a
+    variant the mean over all its runs, with a 95 % bootstrap interval (over the seeds of each task), and the tasks."""
+    found, _ = ends_of(study)
+    zero = {row["env"]: float(row["mean_return"]) for row in _rows(random)}
+    published = {row["variant"]: row["score"] for row in _rows(paper)}
+    scored: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for task, variants in found.items():
+        best = max(np.mean(list(seeds.values())) for seeds in variants.values())
+        for variant, seeds in variants.items():
+            scored[variant][task] = (np.array(list(seeds.values())) - zero[task]) / (best - zero[task])
+    rows = []
+    for variant, tasks in scored.items():
+        each = [f"{task.mean():.2f}" for task in tasks.values()]
+        mean, (low, high) = np.mean([task.mean() for task in tasks.values()]), _spread(list(tasks.values()))
+        rows.append([variant, published.get(variant, ""), f"{mean:.2f}", f"{low:.2f} to {high:.2f}", *each])
+    names = [re.sub(r"-v\d+$", "", task) for task in found]
+    return _table(["objective", "the paper's score", "score", "95 % interval", *names], rows)
+
+
+def _spread(tasks: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Percentile bootstrap of the mean over tasks of the means over seeds, the seeds of each task drawn anew."""
+    rng = np.random.default_rng(0)
+    drawn = [rng.choice(task, (10_000, len(task))).mean(axis=1) for task in tasks]
+    low, high = np.percentile(np.mean(drawn, axis=0), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def published(study: Path, others: Path) -> str:
+    """The mean over seeds of the last evaluations with a 95 % bootstrap interval, and what others have published."""
+    found, _ = ends_of(study)
+    rows = []
+    for task, variants in found.items():
+        for variant, seeds in variants.items():
+            each = np.array(list(seeds.values()))
+            runs = ", ".join(f"{figure:,.0f}" for figure in sorted(each))
+            low, high = _interval(each)
+            of = f"jaxrl, {variant}, {len(each)} seeds"
+            rows.append([task, of, f"{each.mean():,.0f}", f"{low:,.0f} to {high:,.0f}; {runs}"])
+        name = re.sub(r"-v\d+$", "", task)
+        for row in _rows(others):
+            if row["task"] == name:
+                spread = f"+- {float(row['std']):,.0f} over seeds; " if row["std"] else ""
+                of = f"{row['source']}, {row['version']}, {row['num_seeds']} seeds"
+                rows.append([task, of, f"{float(row['mean']):,.0f}", f"{spread}{row['protocol']}"])
+    return _table(["task", "of", "mean", "95 % interval, each seed; or as published"], rows)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    rng = np.random.default_rng(0)
+    found = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", vectorized=True, rng=rng)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def figures(results: Path, *title: str) -> str:
+    """One table of what benchmark.py has measured."""
+    rows: dict[str, dict[str, float]] = json.loads(results.read_text())["tables"][" ".join(title)]
+    return _figures(rows)
+
+
+KINDS: dict[str, Callable[..., str]] = {"ends": ends, "scores": scores, "published": published, "figures": figures}
+
+
+def redrawn(page: str) -> str:
+    """A page with its marked tables drawn anew."""
+
+    def table(found: re.Match[str]) -> str:
+        kind, *words = shlex.split(found[2])
+        files = [ROOT / word if word.endswith((".csv", ".json")) else word for word in words]
+        return found[1].rstrip("\n") + "\n\n" + KINDS[kind](*files)
+
+    return MARKED.sub(table, page)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main() -> int:
+    """Reads the command line."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("pages", type=Path, nargs="+", metavar="PAGE.md")
+    for page in parser.parse_args().pages:
+        try:
+            before = page.read_text()
+            page.write_text(after := redrawn(before))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            parser.error(f"{page} cannot be redrawn: {type(error).__name__}: {error}")
+        print(f"{page}: {len(MARKED.findall(after))} tables, {'changed' if after != before else 'as they were'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
