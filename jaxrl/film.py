@@ -52,7 +52,20 @@ def filmed(env: str, path: Path, **make_options: Any) -> Callable[[], gym.Env[An
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's default, and pygame's, is a window.
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     _check_drawn(env, make_options)
-    return lambda: Film(gym.make(env, render_mode="rgb_array", **make_options), path)
+    return lambda: Film(_drawing(env, make_options), path)
+
+
+def _drawing(env: str, make_options: dict[str, Any]) -> gym.Env[Any, Any]:
+    """An environment that draws itself, followed by its model's own camera where it has one: Gymnasium's MuJoCo tasks
+    are seen from a place that they leave."""
+    made = gym.make(env, render_mode="rgb_array", **make_options)
+    renderer = getattr(made.unwrapped, "mujoco_renderer", None)
+    if renderer is not None:
+        import mujoco
+
+        camera = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        renderer.camera_id = camera if camera >= 0 else renderer.camera_id
+    return made
 
 
 def _check_drawn(env: str, make_options: dict[str, Any]) -> None:
@@ -61,7 +74,7 @@ def _check_drawn(env: str, make_options: dict[str, Any]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tried = gym.make(env, render_mode="rgb_array", **make_options)
+            tried = _drawing(env, make_options)
             tried.reset(seed=0)
             picture = tried.render()
             tried.close()

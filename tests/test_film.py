@@ -16,7 +16,7 @@ from jaxrl import train
 from jaxrl.cli import evaluate_command
 from jaxrl.config import default_run
 from jaxrl.errors import BadInput
-from jaxrl.film import Film, filmed
+from jaxrl.film import Film, _drawing, filmed
 
 
 class Counting(gym.Env):
@@ -112,3 +112,9 @@ def test_what_cannot_draw_says_so_in_one_line(finished_run, tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "cannot be drawn here" in done.stderr and "libegl1" in done.stderr
     assert not (tmp_path / "film").exists()
+
+
+def test_the_camera_follows_where_the_model_has_one_that_does():
+    renderer = _drawing("HalfCheetah-v5", {}).unwrapped.mujoco_renderer
+    assert renderer.model.camera(renderer.camera_id).name == "track"
+    assert _drawing("InvertedPendulum-v5", {}).unwrapped.mujoco_renderer.camera_id == -1
