@@ -27,6 +27,7 @@ from jaxrl.flatten import flatten, layout, width
 from jaxrl.guard import FAULT, Guard, guarded
 from jaxrl.pool import Pool
 from jaxrl.registry import find_callable, find_spec, is_native
+from jaxrl.serial import Serial
 from jaxrl.transition import Transition
 from jaxrl.workers import Workers, ask, stop_workers, watched
 
@@ -455,7 +456,7 @@ def _build(
     makers = [functools.partial(guarded, make, index) for index in range(num_envs)]
     if backend == "async":
         return Workers(makers, AutoresetMode.SAME_STEP, timeout)
-    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+    return Serial(makers)
 
 
 def steps_natively(

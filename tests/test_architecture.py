@@ -18,7 +18,7 @@ FLOORS = [
     {"ddpg", "ppo"},
     {"env_state", "registry", "workers", "checkpoint"},
     {"guard", "replay_file"},
-    {"pool"},
+    {"pool", "serial"},
     {"envs"},
     {"evaluate", "policy", "config", "training", "film"},
     {"runlog", "savepoints", "study"},
