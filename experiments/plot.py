@@ -2,6 +2,7 @@
 
     python experiments/plot.py runs/ppo-CartPole-v1-seeds0-4 runs/ppo_kl-CartPole-v1-seeds0-4 --out plots/cartpole
     python experiments/plot.py experiments/results/ddpg/*.csv --reference REFERENCE.csv --out plots/ddpg
+    python experiments/plot.py experiments/results/paper.csv --only "clip 0.2" neither --out plots/paper
     python experiments/plot.py runs/ppo-HalfCheetah-v5-seed0 --diagnostics --out plots/halfcheetah-diagnostics
 
 Every source is the folder of a run (also one that is not over), a folder of such folders, or a table: evaluations of
@@ -144,6 +145,16 @@ def lines(curves: Sequence[Curve], iqm: bool) -> list[Line]:
     return [aggregate(env, label, group, iqm) for (env, label), group in sorted(groups.items())]
 
 
+def chosen(drawn: Sequence[Line], only: Sequence[str] | None) -> list[Line]:
+    """The lines called for, in that order; all, where none are."""
+    if only is None:
+        return list(drawn)
+    known = list(dict.fromkeys(line.label for line in drawn))
+    if odd := [label for label in only if label not in known]:
+        raise Mistake(f"there is no line {odd[0]!r}: there are {', '.join(known)}")
+    return [line for label in only for line in drawn if line.label == label]
+
+
 def labels(curves: Sequence[Curve]) -> list[str]:
     """What each curve is called: its algorithm, and those of its settings that are not the same in all curves of it."""
     seen: dict[tuple[str, str, str], set[str]] = defaultdict(set)
@@ -241,8 +252,18 @@ def draw_curves(drawn: Sequence[Line], dashed: dict[str, list[tuple[str, np.ndar
             panel.plot(steps, returns, color=grey, ls=("--", "-.", ":")[shade % 3], lw=1.2, label=name, zorder=1)
         panel.set(title=env, xlabel="environment steps", ylabel=f"return, {what}")
         panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 5))
-        panel.legend(fontsize=7, frameon=False)
+    _explain(figure, panels[: len(envs)])
     return figure
+
+
+def _explain(figure: Any, panels: Sequence[Any]) -> None:
+    """One legend where all panels would have the same, else one in each."""
+    found = [panel.get_legend_handles_labels() for panel in panels]
+    if len(found) > 1 and all(names == found[0][1] for _, names in found):
+        figure.legend(*found[0], loc="outside lower center", ncols=min(len(found[0][1]), 6), fontsize=8, frameon=False)
+    else:
+        for panel in panels:
+            panel.legend(fontsize=7, frameon=False)
 
 
 def draw_ends(drawn: Sequence[Line], what: str) -> Any:
@@ -351,6 +372,9 @@ def main() -> None:
     parser.add_argument("sources", type=Path, nargs="+", metavar="RUN_DIR", help="a run, a folder of runs, or a table")
     parser.add_argument("--reference", type=Path, help="table of curves to draw dashed")
     parser.add_argument("--out", type=Path, default=Path("plots/returns"), help="the figure's path, without an ending")
+    parser.add_argument(
+        "--only", nargs="+", metavar="LINE", help="draw these of the lines, by their names in the legend"
+    )
     parser.add_argument("--iqm", action="store_true", help="the interquartile mean over seeds instead of the mean")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--ends", action="store_true", help="bars of the last values")
@@ -368,6 +392,7 @@ def main() -> None:
             drawn = lines([curve for source in given.sources for curve in read(source)], given.iqm)
             if not drawn:
                 raise Mistake("none of these runs has been evaluated yet")
+            drawn = chosen(drawn, given.only)
             dashed = {} if given.reference is None else references(given.reference, {line.env for line in drawn})
             figure, data = draw_ends(drawn, what) if given.ends else draw_curves(drawn, dashed, what), rows_of(drawn)
         save(figure, data, given.out)

@@ -10,6 +10,7 @@ The file says what to run, in flags of train.py:
     figure = "plots/cartpole"
     seeds = [0, 1, 2]
     flags = "--total-steps 100000"         # of every run
+    shown = ["clip 0.2"]                   # variants in the figure; all, unless given
     cores = 1                              # of a run; so many fit into --cores, and Ray is asked for them
     gpus = 0                               # of a run, asked of Ray; may be a fraction
 
@@ -47,6 +48,7 @@ from parts import Mistake, Part
 HERE = Path(__file__).resolve().parent
 COLUMNS = "env", "variant", "seed", "step", "mean_return", "std_return", "episodes"
 KINDS = {"name": str, "results": str, "figure": str, "seeds": list, "flags": str, "tasks": dict, "variants": dict}
+KINDS |= {"shown": list}
 NEEDS = {"cores": 1, "gpus": 0}  # What a run takes, unless the file says.
 OWN = "--env", "--seed", "--num-seeds", "--sweep", "--run-dir", "--resume"
 POLL_SECONDS = 0.2
@@ -63,7 +65,7 @@ def load(path: Path) -> dict[str, Any]:
     for name, kind in KINDS.items():
         if not isinstance(study.setdefault(name, kind()), kind):
             raise Mistake(f"{path}: {name} is {study[name]!r}, it must be a {kind.__name__}")
-        if name not in ("flags", "results", "figure") and not study[name]:
+        if name not in ("flags", "results", "figure", "shown") and not study[name]:
             raise Mistake(f"{path} says no {name}")
     for name, least in NEEDS.items():
         amount = study.setdefault(name, least)
@@ -73,6 +75,9 @@ def load(path: Path) -> dict[str, Any]:
         raise Mistake(f"{path}: seeds are {study['seeds']}, they must be whole numbers from 0 on")
     if not all(isinstance(flags, str) for flags in [*study["tasks"].values(), *study["variants"].values()]):
         raise Mistake(f"{path}: tasks and variants must each be a name = 'flags'")
+    for name in study["shown"]:
+        if name not in study["variants"]:
+            raise Mistake(f"{path}: shown has {name!r}, which is no variant")
     study["results"] = study["results"] or f"runs/studies/{study['name']}/results"
     study["figure"] = study["figure"] or f"runs/studies/{study['name']}/returns"
     return study
@@ -222,6 +227,7 @@ def main() -> int:
         parser.error(f"{error.filename} cannot be used: {error.strerror}")
     print(tables.ends(Path(f"{study['results']}.csv")), end="")
     plot = [sys.executable, str(HERE / "plot.py"), f"{study['results']}.csv", "--out", study["figure"]]
+    plot += ["--only", *study["shown"]] if study["shown"] else []
     return subprocess.run(plot, check=False).returncode
 
 

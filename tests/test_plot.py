@@ -75,6 +75,20 @@ def test_settings_that_differ_name_the_lines(tmp_path, plot):
     assert [(line.label, line.seeds) for line in found] == [("ppo, gamma 0.5", 2), ("ppo, gamma 0.9", 2), ("ppo_kl", 1)]
 
 
+def test_seeds_that_have_come_further_go_on_alone_and_lines_can_be_chosen(plot):
+    def curve(algo, seed, *steps):
+        return plot.Curve("E-v1", algo, {}, str(seed), np.array(steps), 10.0 * np.array(steps) + seed)
+
+    drawn = plot.lines([curve("ppo", 0, 0, 1, 2), curve("ppo", 1, 0, 1, 2, 3), curve("ppo", 2, 0, 1, 2, 3, 4)], False)
+    rows = [(row["seeds"], row["step"], row["middle"]) for row in plot.rows_of(drawn)]
+    # One evaluation more may be the end of a rollout that began before the last; two are not.
+    assert rows == [(3, 0, 1.0), (3, 1, 11.0), (3, 2, 21.0), (1, 2, 22.0), (1, 3, 32.0), (1, 4, 42.0)]
+    both = plot.lines([curve("ppo", 0, 0, 1), curve("ddpg", 0, 0, 1)], False)
+    assert [line.label for line in both] == ["ddpg", "ppo"]
+    assert [line.label for line in plot.chosen(both, ["ppo", "ddpg"])] == ["ppo", "ddpg"]
+    assert [line.label for line in plot.chosen(both, ["ddpg"])] == ["ddpg"]
+
+
 def test_the_command_draws_runs_that_are_not_over(tmp_path):
     run_dir(tmp_path / "a", 0, [0, 10, 20], [1, 2, 3], torn="30,4")
     run_dir(tmp_path / "b", 1, [0, 10], [3, 4])
@@ -128,6 +142,7 @@ def test_the_diagnostics_of_a_run(tmp_path, monkeypatch):
         (["good", "late"], "no step in common"),
         (["good", "--iqm"], "needs 4"),
         (["good", "--out", "."], "has no name"),
+        (["good", "--only", "ddpg"], "no line 'ddpg': there are ppo"),
     ],
 )
 def test_mistakes(tmp_path, flags, words):

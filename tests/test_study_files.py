@@ -129,6 +129,7 @@ def test_two_keep_out_of_each_others_way(tmp_path):
         ),
         ({"--checkpoint-every 500": "--wrapper 'a"}, "cannot be read"),
         ({"--checkpoint-every 500": "--num-seeds 3"}, "--num-seeds is the study's own"),
+        ({"seeds = [0, 1]": "seeds = [0, 1]\nshown = ['clip']"}, "is no variant"),
         ({'"clip 0.2"': '"clip-0.2" = ""\n"clip 0.2"'}, "have one folder"),
         ({"seeds = [0, 1]": "seeds = [0, 0]"}, "have one folder"),
     ],
