@@ -35,12 +35,15 @@ def run_all(waiting: Sequence[Part], address: str, cores: float, gpus: float) ->
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise Mistake(f"--ray {address} cannot be reached: {str(error).splitlines()[0]}") from error
+    have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in have):
+        print(f"no node has {cores:g} cores and {gpus:g} GPUs, which a run takes: waiting for one", flush=True)
     for module in (parts, sys.modules[__name__]):
         ray.cloudpickle.register_pickle_by_value(module)  # The nodes need not have these scripts.
     # A fresh process for each run: JAX sees the GPUs that it finds when it is first imported.
     task = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=NODES_LOST)(train)
     mark = waiting[0].folder.parents[2] / "lock"  # The study's, which is held here.
-    going = {task.remote(part, mark): part for part in waiting}
+    going = {task.remote(part, mark, gpus): part for part in waiting}
     try:
         while going:
             (ready, *_), _ = ray.wait(list(going))
@@ -77,8 +80,12 @@ def _code(ray: Any, reference: Any) -> int:
         raise Mistake(f"Ray gave up a run: {str(error).splitlines()[0]}") from error
 
 
-def train(part: Part, mark: Path) -> int:
+def train(part: Part, mark: Path, gpus: float) -> int:
     """The task: trains as `part` says, from its last checkpoint if it has one. Returns the exit code of train.py."""
+    if gpus == 0:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # The node may have one, which is others'.
+    elif gpus < 1:
+        os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"  # JAX would take three quarters of it.
     from jaxrl.cli import train_command
 
     if not mark.exists():

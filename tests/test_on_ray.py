@@ -59,6 +59,12 @@ def test_mistakes(tmp_path, cluster):
     _, err = (process := start(folder, cluster.address)).communicate(timeout=120)
     assert (process.returncode, err.count("\n")) == (2, 1), err
     assert "exit code 2: jaxrl: Unrecognized options: --nope" in err
+    greedy = study(tmp_path / "greedy", **{"seeds =": "gpus = 2\nseeds ="})
+    process = start(greedy, cluster.address)
+    assert process.stdout.readline() == "2 runs, 0 done\n"
+    assert process.stdout.readline() == "no node has 1 cores and 2 GPUs, which a run takes: waiting for one\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
     for address, words in {"127.0.0.1:1": "cannot be reached", "here": "it must be HOST:PORT"}.items():
         _, err = (process := start(folder, address)).communicate(timeout=120)
         assert (process.returncode, err.count("\n")) == (2, 1), err
