@@ -16,11 +16,13 @@ SMALL = {
     "cartpole": {"STEPS = 100_000": "STEPS = 3_000", "SEEDS = 3": "SEEDS = 2", "eval_every=10_000": "eval_every=1_000"},
     "ddpg_update": {},
     "own_loop": {"UPDATES = 100": "UPDATES = 3"},
+    "read_study": {},
 }
 SHOWN = {
     "cartpole": "done: 3,",
     "ddpg_update": "critic's target  furthest apart",
     "own_loop": "10 episodes without noise",
+    "read_study": "of the pairs",
 }
 
 

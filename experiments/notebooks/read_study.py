@@ -27,8 +27,8 @@ def read(name):
 def curves(rows, task, variant):
     """Steps, and the returns of each seed at them, `(seeds, steps)`. PPO is evaluated at the ends of rollouts, which
     come at the same steps in every run here."""
-    seeds = sorted({row["seed"] for row in rows})
     mine = [row for row in rows if row["env"] == task and row["variant"] == variant]
+    seeds = sorted({row["seed"] for row in mine})
     each = [[(int(row["step"]), float(row["mean_return"])) for row in mine if row["seed"] == seed] for seed in seeds]
     steps = np.array(each[0])[:, 0]
     return steps, np.array([np.interp(steps, *np.array(one).T) for one in each])
