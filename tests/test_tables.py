@@ -4,11 +4,16 @@ import re
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
+
+from jaxrl import BadInput
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "experiments"))
 
+import measure  # noqa: E402
 import tables  # noqa: E402
 
 STUDY = """env,variant,seed,step,mean_return,std_return,episodes
@@ -94,3 +99,30 @@ def test_a_page_that_cannot_be_redrawn_is_named(tmp_path, monkeypatch, capsys):
         tables.main()
     assert re.fullmatch(r"tables.py: .*page.md cannot be redrawn: FileNotFoundError.*\n", capsys.readouterr().err)
     assert page.read_text().endswith("| a |\n")
+
+
+class Paying(gym.Env):
+    """Ten steps, each of which pays the action that it was given."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+    action_space = gym.spaces.Box(2, 6, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        self.at = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.at += 1
+        return np.zeros(1, np.float32), float(action[0]), False, self.at == 10, {}
+
+
+def test_random_actions_are_uniform_within_the_bounds(tmp_path):
+    if "Paying-v0" not in gym.registry:
+        gym.register("Paying-v0", Paying)
+    measure.random(tmp_path / "random.csv", ["Paying-v0"], 400)
+    (row,) = tables._rows(tmp_path / "random.csv")
+    # Of uniform numbers from 2 to 6, ten at a time: mean 40, standard deviation 4 sqrt(10 / 12).
+    assert float(row["mean_return"]) == pytest.approx(40, abs=1)
+    assert float(row["std_return"]) == pytest.approx(3.65, abs=0.5)
+    with pytest.raises(BadInput, match="CartPole-v1 has no Box"):
+        measure.random(tmp_path / "more.csv", ["CartPole-v1"], 2)
