@@ -136,6 +136,10 @@ def saves() -> None:
 
 def random(out: Path, tasks: Sequence[str], episodes: int) -> None:
     """Writes what uniformly random actions return, a row for each task."""
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise BadInput(f"{out} cannot be written: it must be a file in a folder that is there")
+    if episodes < 1:
+        raise BadInput(f"--episodes is {episodes}: it must be at least 1")
     rng, rows = np.random.default_rng(0), []
     for task in tasks:
         envs = make_eval_envs(task, episodes)

@@ -56,8 +56,8 @@ def main() -> int:
         except ImportError:
             parser.error(f"{name} is not there: pip install 'jaxrl-kernels[notebooks]'")
     for path in given.notebooks:
-        if not path.is_file():
-            parser.error(f"{path} is no file: it must be the text of a notebook")
+        if path.suffix != ".py" or not path.is_file():
+            parser.error(f"{path} is no notebook's text: it must be a file that ends in .py")
         import nbformat
         from nbclient.exceptions import CellExecutionError
 

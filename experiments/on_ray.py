@@ -9,23 +9,28 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import parser
 import parts
-from parts import Mistake, Part
+from parser import Mistake
+from parts import Part
 
 NODES_LOST = 100  # How often a run may lose its node.
+PROBE_SECONDS = 30.0
 FREE_SECONDS = 120.0  # How long a lost node's lock may outlive it.
 
 
-def run_all(waiting: Sequence[Part], address: str, cores: float, gpus: float) -> None:
-    """Runs what waits on the cluster at `address`. When it is interrupted, its runs save what they have."""
+def run_all(waiting: Sequence[Part], lock: Path, address: str, cores: float, gpus: float) -> list[Mistake]:
+    """Runs what waits on the cluster at `address`, and returns what went wrong. When it is interrupted, its runs save
+    what they have. By the study's `lock`, which is held here, a node knows that it sees the folder of the runs."""
     if not waiting:
-        return
+        return []
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -38,17 +43,19 @@ def run_all(waiting: Sequence[Part], address: str, cores: float, gpus: float) ->
     have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in have):
         print(f"no node has {cores:g} cores and {gpus:g} GPUs, which a run takes: waiting for one", flush=True)
-    for module in (parts, sys.modules[__name__]):
+    for module in (parser, parts, sys.modules[__name__]):
         ray.cloudpickle.register_pickle_by_value(module)  # The nodes need not have these scripts.
     # A fresh process for each run: JAX sees the GPUs that it finds when it is first imported.
     task = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=NODES_LOST)(train)
-    mark = waiting[0].folder.parents[2] / "lock"  # The study's, which is held here.
-    going = {task.remote(part, mark, gpus): part for part in waiting}
+    going, wrong = {task.remote(part, lock, gpus): part for part in waiting}, []
     try:
         while going:
             (ready, *_), _ = ray.wait(list(going))
             part = going.pop(ready)
-            part.end(_code(ray, ready))
+            try:
+                part.end(_code(ray, ready))
+            except Mistake as mistake:
+                wrong.append(mistake)
     finally:
         for reference in going:
             ray.cancel(reference)  # Ctrl-C to the run, wherever it is.
@@ -56,6 +63,7 @@ def run_all(waiting: Sequence[Part], address: str, cores: float, gpus: float) ->
             if going:
                 ray.wait(list(going), num_returns=len(going))
         ray.shutdown()
+    return wrong
 
 
 def _check_reached(address: str) -> None:
@@ -65,10 +73,14 @@ def _check_reached(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise Mistake(f"--ray {address} is no address of a Ray cluster: it must be HOST:PORT of its head, or auto")
+    check = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        subprocess.run(check, check=True, capture_output=True, timeout=PROBE_SECONDS)
     except (OSError, OverflowError) as error:
         raise Mistake(f"--ray {address} cannot be reached: {error}") from error
+    except subprocess.SubprocessError as error:
+        raise Mistake(f"--ray {address} answers, but is no head of a Ray cluster") from error
 
 
 def _code(ray: Any, reference: Any) -> int:
@@ -80,7 +92,7 @@ def _code(ray: Any, reference: Any) -> int:
         raise Mistake(f"Ray gave up a run: {str(error).splitlines()[0]}") from error
 
 
-def train(part: Part, mark: Path, gpus: float) -> int:
+def train(part: Part, lock: Path, gpus: float) -> int:
     """The task: trains as `part` says, from its last checkpoint if it has one. Returns the exit code of train.py."""
     if gpus == 0:
         os.environ["JAX_PLATFORMS"] = "cpu"  # The node may have one, which is others'.
@@ -88,8 +100,8 @@ def train(part: Part, mark: Path, gpus: float) -> int:
         os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"  # JAX would take three quarters of it.
     from jaxrl.cli import train_command
 
-    if not mark.exists():
-        raise Mistake(f"{mark.parent} is not there on node {os.uname().nodename}: give --runs a folder all nodes share")
+    if not lock.exists():
+        raise Mistake(f"{lock.parent} is not there on node {os.uname().nodename}: give --runs a folder all nodes share")
     until = time.monotonic() + FREE_SECONDS
     while True:
         try:

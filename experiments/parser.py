@@ -1,9 +1,17 @@
-"""A parser of flags for the scripts beside it, whose complaints are one line, as those of train.py."""
+"""A parser of flags for the scripts beside it, and a reader of tables, whose complaints are one line, as train.py's."""
 
 import argparse
+import csv
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import numpy as np
+
+
+class Mistake(Exception):
+    """Something is wrong with what was given, in one line."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,3 +23,28 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Says what is wrong."""
         self.exit(2, f"{Path(sys.argv[0]).name}: {message}; see --help\n")
+
+
+def columns(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table that must have the columns `names`; a last row that is still being written is left out."""
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in names if name not in (reader.fieldnames or ())]
+            rows = [row for row in reader if None not in row.values() and None not in row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Mistake(f"{path} cannot be read: {error}") from error
+    if missing:
+        raise Mistake(f"{path} has no column {' and no column '.join(missing)}: it must have {', '.join(names)}")
+    return rows
+
+
+def numbers(path: Path, rows: Iterable[dict[str, str]], name: str) -> np.ndarray:
+    """A column."""
+    try:
+        found = np.array([float(row[name]) for row in rows])
+    except ValueError as error:
+        raise Mistake(f"{path}: the column {name} holds what is no number: {error}") from error
+    if not np.isfinite(found).all():
+        raise Mistake(f"{path}: the column {name} holds what is not finite")
+    return found

@@ -7,9 +7,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-
-class Mistake(Exception):
-    """Something is wrong with the study, in one line."""
+from parser import Mistake
 
 
 class Part(NamedTuple):
@@ -49,8 +47,19 @@ class Part(NamedTuple):
             self._take()
         self.beside("flags").write_text(shlex.join(self.flags))
         if self.saved:
-            return ["--resume", str(self.folder)]
+            # Code of the user's is imported only where the command names it.
+            ours = ":" not in self.task
+            return ["--resume", str(self.folder), *([] if ours else ["--env", self.task]), *self._wrappers()]
         return ["--env", self.task, *self.flags, "--seed", str(self.seed), "--run-dir", str(self.folder)]
+
+    def _wrappers(self) -> list[str]:
+        found, taken = [], False
+        for word in self.flags:
+            if word.startswith("--"):
+                taken = word.split("=")[0] == "--wrapper"
+            if taken:
+                found.append(word)
+        return found
 
     def _take(self) -> None:
         """Sees that no process trains there, and removes what one that was killed before its first checkpoint left."""
@@ -70,6 +79,7 @@ class Part(NamedTuple):
         """
         if code != 0:
             said = self.beside("log").read_text(errors="replace").strip().splitlines()
+            print(f"{self}: failed", flush=True)
             raise Mistake(f"{self} ended with exit code {code}: {said[-1] if said else 'it said nothing'}")
         (self.folder / "done").touch()
         print(f"{self}: done", flush=True)

@@ -30,7 +30,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from parser import Parser
+from parser import Mistake, Parser, columns, numbers
 from scipy import stats
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the dashes and marks are for print.
@@ -40,10 +40,6 @@ SAMPLES = 2_000
 # Of a run's settings those that make no other variant of it.
 NO_VARIANT = {"algo", "env", "seed", "agent", "num_seeds", "sweep", "run_dir", "resume", "render", "env_timeout"}
 NO_VARIANT |= {"total_steps", "log_every", "checkpoint_every", "eval_every", "eval_episodes", "stop_return"}
-
-
-class Mistake(Exception):
-    """Something is wrong with what was given, in one line."""
 
 
 class Curve(NamedTuple):
@@ -70,28 +66,6 @@ class Line(NamedTuple):
     beyond: list[tuple[np.ndarray, np.ndarray]]  # Steps and returns of each seed that has come further.
 
 
-def columns(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a table that must have the columns `names`; a last row that is still being written is left out."""
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in names if name not in (reader.fieldnames or ())]
-            rows = [row for row in reader if None not in row.values()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Mistake(f"{path} cannot be read: {error}") from error
-    if missing:
-        raise Mistake(f"{path} has no column {' and no column '.join(missing)}: it must have {', '.join(names)}")
-    return rows
-
-
-def numbers(path: Path, rows: Iterable[dict[str, str]], name: str) -> np.ndarray:
-    """A column."""
-    try:
-        return np.array([float(row[name]) for row in rows])
-    except ValueError as error:
-        raise Mistake(f"{path}: the column {name} holds what is no number: {error}") from error
-
-
 def read(source: Path) -> list[Curve]:
     """The curves in a run's folder, in a folder of such, or in a table."""
     if source.is_dir():
@@ -100,7 +74,9 @@ def read(source: Path) -> list[Curve]:
             raise Mistake(f"{source} holds no run: there is no evaluations.csv in it")
         return [_of_run(folder) for folder in found]
     rows = columns(source, ("step", "mean_return"))
-    if rows and {"env", "variant", "seed"} <= rows[0].keys():
+    if not rows:
+        return []  # None of its runs has been evaluated yet.
+    if {"env", "variant", "seed"} <= rows[0].keys():
         return _of_study(source, rows)
     name = re.fullmatch(r"(.+)-seed(\d+)", source.stem)
     if name is None:
@@ -152,7 +128,7 @@ def chosen(drawn: Sequence[Line], only: Sequence[str] | None) -> list[Line]:
     known = list(dict.fromkeys(line.label for line in drawn))
     if odd := [label for label in only if label not in known]:
         raise Mistake(f"there is no line {odd[0]!r}: there are {', '.join(known)}")
-    return [line for label in only for line in drawn if line.label == label]
+    return [line for label in dict.fromkeys(only) for line in drawn if line.label == label]
 
 
 def labels(curves: Sequence[Curve]) -> list[str]:
@@ -219,6 +195,8 @@ def references(path: Path, envs: Iterable[str]) -> dict[str, list[tuple[str, np.
         if row["task"] in tasks:
             name = " ".join(filter(None, (row.get("source"), row.get("variant"), row.get("env_version"))))
             parts[tasks[row["task"]], name or path.stem].append(row)
+    if not parts:
+        raise Mistake(f"{path} has no curve of {', '.join(tasks)}")
     for (env, name), each in parts.items():
         found[env].append((name, numbers(path, each, "step"), numbers(path, each, "mean_return")))
     return found
@@ -385,10 +363,12 @@ def main() -> None:
     what = f"{'IQM' if given.iqm else 'mean'} and 95 % interval"
     try:
         if given.diagnostics:
-            if len(given.sources) != 1 or given.reference is not None:
-                raise Mistake("--diagnostics is of one run alone: name its folder, and no --reference")
+            if len(given.sources) != 1 or given.reference is not None or given.only is not None or given.iqm:
+                raise Mistake("--diagnostics is of one run alone: name its folder, and no --reference, --only or --iqm")
             figure, data = draw_diagnostics(given.sources[0])
         else:
+            if given.ends and given.reference is not None:
+                raise Mistake("--reference is for curves: leave it off with --ends")
             drawn = lines([curve for source in given.sources for curve in read(source)], given.iqm)
             if not drawn:
                 raise Mistake("none of these runs has been evaluated yet")

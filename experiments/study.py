@@ -42,8 +42,8 @@ from typing import Any
 import on_ray
 import tables
 from benchmark import machine
-from parser import Parser
-from parts import Mistake, Part
+from parser import Mistake, Parser, columns, numbers
+from parts import Part
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = "env", "variant", "seed", "step", "mean_return", "std_return", "episodes"
@@ -67,20 +67,29 @@ def load(path: Path) -> dict[str, Any]:
             raise Mistake(f"{path}: {name} is {study[name]!r}, it must be a {kind.__name__}")
         if name not in ("flags", "results", "figure", "shown") and not study[name]:
             raise Mistake(f"{path} says no {name}")
+    study["results"] = study["results"] or f"runs/studies/{study['name']}/results"
+    study["figure"] = study["figure"] or f"runs/studies/{study['name']}/returns"
+    _check_values(study, path)
+    return study
+
+
+def _check_values(study: dict[str, Any], path: Path) -> None:
     for name, least in NEEDS.items():
         amount = study.setdefault(name, least)
         if isinstance(amount, bool) or not isinstance(amount, int | float) or not least <= amount < math.inf:
             raise Mistake(f"{path}: {name} is {amount!r}, it must be a number, at least {least}")
-    if not all(isinstance(seed, int) and seed >= 0 for seed in study["seeds"]):
+        if amount > 1 and amount != int(amount):
+            raise Mistake(f"{path}: {name} is {amount!r}, more than 1 must be a whole number")
+    if not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in study["seeds"]):
         raise Mistake(f"{path}: seeds are {study['seeds']}, they must be whole numbers from 0 on")
     if not all(isinstance(flags, str) for flags in [*study["tasks"].values(), *study["variants"].values()]):
         raise Mistake(f"{path}: tasks and variants must each be a name = 'flags'")
     for name in study["shown"]:
-        if name not in study["variants"]:
+        if name not in list(study["variants"]):
             raise Mistake(f"{path}: shown has {name!r}, which is no variant")
-    study["results"] = study["results"] or f"runs/studies/{study['name']}/results"
-    study["figure"] = study["figure"] or f"runs/studies/{study['name']}/returns"
-    return study
+    for name in ("results", "figure"):
+        if not Path(study[name]).name:
+            raise Mistake(f"{path}: {name} is {study[name]!r}, it must be a path without an ending")
 
 
 def parts_of(study: dict[str, Any], runs: Path) -> list[Part]:
@@ -90,9 +99,16 @@ def parts_of(study: dict[str, Any], runs: Path) -> list[Part]:
         for task, own in study["tasks"].items():
             for variant, flags in study["variants"].items():
                 words = _words(study["flags"], own, flags)
-                folder = runs / study["name"] / task / re.sub(r"[^\w.-]+", "-", variant) / f"seed-{seed}"
+                folder = runs / study["name"] / _folder(task) / _folder(variant) / f"seed-{seed}"
                 found.append(Part(task, variant, seed, words, folder))
     return found
+
+
+def _folder(name: str) -> str:
+    folder = re.sub(r"[^\w.-]+", "-", name)
+    if not folder.strip("."):
+        raise Mistake(f"{name!r} is no name for a task or variant, whose folder it becomes")
+    return folder
 
 
 def _words(*flags: str) -> tuple[str, ...]:
@@ -103,6 +119,8 @@ def _words(*flags: str) -> tuple[str, ...]:
     for word in words:
         if word.split("=")[0] in OWN:
             raise Mistake(f"{word} is the study's own to give: leave it out of the flags")
+        if word in ("-h", "--help"):
+            raise Mistake(f"{word} trains nothing: leave it out of the flags")
     return words
 
 
@@ -134,24 +152,32 @@ def check(parts: Sequence[Part]) -> None:
             )
 
 
-def run_all(waiting: Sequence[Part], at_once: int) -> None:
-    """Runs what waits, so many at once. When it is interrupted, its runs save what they have."""
-    queue, going = list(waiting), dict[subprocess.Popen[bytes], Part]()
+def run_all(waiting: Sequence[Part], at_once: int) -> list[Mistake]:
+    """Runs what waits, so many at once, and returns what went wrong. When it is interrupted, its runs save what they
+    have."""
+    queue, going, wrong = list(waiting), dict[subprocess.Popen[bytes], Part](), list[Mistake]()
     try:
         while queue or going:
             while queue and len(going) < at_once:
                 part = queue.pop(0)
-                going[_start(part)] = part
+                try:
+                    going[_start(part)] = part
+                except Mistake as mistake:
+                    wrong.append(mistake)
             for process, part in list(going.items()):
                 if process.poll() is not None:
                     del going[process]
-                    part.end(process.returncode)
+                    try:
+                        part.end(process.returncode)
+                    except Mistake as mistake:
+                        wrong.append(mistake)
             time.sleep(POLL_SECONDS)
     finally:
         for process in going:
             process.send_signal(signal.SIGTERM)
         for process in going:
             process.wait()
+    return wrong
 
 
 def _start(part: Part) -> subprocess.Popen[bytes]:
@@ -168,10 +194,14 @@ def collect(parts: Sequence[Part], so_far: bool = False) -> list[dict[str, Any]]
     """Every evaluation of the runs that are done, or so far also of those that are not."""
     rows: list[dict[str, Any]] = []
     for part in parts:
-        if part.done or (so_far and (part.folder / "evaluations.csv").exists()):
-            with (part.folder / "evaluations.csv").open() as file:
-                own = {"env": part.task, "variant": part.variant, "seed": part.seed}
-                rows += [own | {name: row[name] for name in COLUMNS[3:]} for row in csv.DictReader(file)]
+        path = part.folder / "evaluations.csv"
+        if part.done or (so_far and path.exists()):
+            own, found = {"env": part.task, "variant": part.variant, "seed": part.seed}, columns(path, COLUMNS[3:])
+            exact = {name: [f"{number:.6g}" for number in numbers(path, found, name)] for name in COLUMNS[4:6]}
+            rows += [
+                own | {name: row[name] for name in COLUMNS[3:]} | {name: column[at] for name, column in exact.items()}
+                for at, row in enumerate(found)
+            ]
     order = {(part.task, part.variant): at for at, part in enumerate(parts[::-1])}
     return sorted(rows, key=lambda row: (-order[row["env"], row["variant"]], row["seed"], int(row["step"])))
 
@@ -183,9 +213,7 @@ def write(rows: Sequence[dict[str, Any]], study: dict[str, Any]) -> None:
     with results.with_name(results.name + ".csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(
-            row | {name: f"{float(row[name]):.6g}" for name in ("mean_return", "std_return")} for row in rows
-        )
+        writer.writerows(rows)
     about = {name: study[name] for name in ("name", "flags", "tasks", "variants", "seeds")} | {"machine": machine()}
     results.with_name(results.name + ".json").write_text(json.dumps(about, indent=1) + "\n")
 
@@ -199,36 +227,57 @@ def main() -> int:
     parser.add_argument("--ray", metavar="ADDRESS", help="run them on the Ray cluster at this address instead of here")
     parser.add_argument("--so-far", action="store_true", help="run nothing: table and figure of what there is")
     given = parser.parse_args()
+    wrong: list[Mistake] = []
     try:
-        if given.cores is not None and given.cores < 1:
-            raise Mistake(f"--cores is {given.cores}: it must be at least 1")
-        if given.ray is not None and given.cores is not None:
-            raise Mistake("--cores is for this machine and --ray for others: give one of the two")
+        _check_flags(given.cores, given.ray, given.so_far)
         study = load(given.study)
         parts = parts_of(study, given.runs.resolve())
         check(parts)
         if not given.so_far:
+            cores = given.cores or os.cpu_count() or 1
+            if given.ray is None and given.cores is not None and cores < study["cores"]:
+                raise Mistake(f"--cores is {cores}, but a run of this study takes {study['cores']:g}")
             for kind in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(kind, signal.default_int_handler)
-            with alone(given.runs / study["name"]):
+                if signal.getsignal(kind) is not signal.SIG_IGN:  # Under nohup it is not to be heard.
+                    signal.signal(kind, signal.default_int_handler)
+            with alone(folder := given.runs.resolve() / study["name"]):
                 waiting = [part for part in parts if not part.done]
                 print(f"{len(parts)} runs, {len(parts) - len(waiting)} done", flush=True)
                 if given.ray is not None:
-                    on_ray.run_all(waiting, given.ray, study["cores"], study["gpus"])
+                    wrong = on_ray.run_all(waiting, folder / "lock", given.ray, study["cores"], study["gpus"])
                 else:
-                    cores = given.cores or os.cpu_count() or 1
-                    run_all(waiting, max(1, int(cores / study["cores"])))
-        if not (rows := collect(parts, given.so_far)):
+                    wrong = run_all(waiting, max(1, int(cores / study["cores"])))
+        rows = collect(parts, given.so_far)
+        if rows:
+            write(rows, study)
+        elif not wrong:
             raise Mistake("none of its runs has been evaluated yet")
-        write(rows, study)
     except Mistake as error:
         parser.error(str(error))
     except OSError as error:
         parser.error(f"{error.filename} cannot be used: {error.strerror}")
-    print(tables.ends(Path(f"{study['results']}.csv")), end="")
+    code = _show(study, {row["variant"] for row in rows}) if rows else 0
+    if wrong:
+        others = f"; {len(wrong) - 1} more runs failed" if len(wrong) > 1 else ""
+        parser.error(f"{wrong[0]}{others}")
+    return code
+
+
+def _check_flags(cores: int | None, ray: str | None, so_far: bool) -> None:
+    if cores is not None and cores < 1:
+        raise Mistake(f"--cores is {cores}: it must be at least 1")
+    if ray is not None and cores is not None:
+        raise Mistake("--cores is for this machine and --ray for others: give one of the two")
+    if so_far and (ray is not None or cores is not None):
+        raise Mistake("--so-far runs nothing: leave --cores and --ray off")
+
+
+def _show(study: dict[str, Any], variants: set[str]) -> int:
+    """Prints where the runs end, and draws them."""
+    print(tables.ends(Path(f"{study['results']}.csv")), end="", flush=True)
     plot = [sys.executable, str(HERE / "plot.py"), f"{study['results']}.csv", "--out", study["figure"]]
-    plot += ["--only", *study["shown"]] if study["shown"] else []
-    return subprocess.run(plot, check=False).returncode
+    shown = [variant for variant in study["shown"] if variant in variants]
+    return subprocess.run([*plot, *(["--only", *shown] if shown else [])], check=False).returncode
 
 
 if __name__ == "__main__":

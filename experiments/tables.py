@@ -8,6 +8,7 @@ A table to redraw has above it a comment that names what it shows, with paths fr
     <!-- table: scores STUDY.csv RANDOM.csv PAPER.csv -->            the same on one scale, beside a paper's
     <!-- table: published STUDY.csv PUBLISHED.csv -->                the same beside published returns
     <!-- table: figures BENCHMARK.json TITLE -->                     what benchmark.py has measured
+    <!-- table: rows TABLE.csv -->                                   a table as it is
 """
 
 import csv
@@ -18,13 +19,16 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from parser import Parser
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKED = re.compile(r"(?m)^(<!-- table: (.+) -->\n\n?)((?:\|.*\n)*)")
+MARKED = re.compile(r"(?m)^(<!-- table: (.+) -->\n\n?)((?:\|.*(?:\n|\Z))*)")
+
+WHOLE = 0.95  # Of the longest run's steps: an end that is not that of a run under way.
 
 Ends = dict[str, dict[str, dict[str, float]]]  # Task, variant, seed: the last evaluation's mean.
 
@@ -48,50 +52,65 @@ def _shown(figure: float) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    first, *others = (f"| {' | '.join(line)} |\n" for line in [head, *rows])
+    shown = [[cell.replace("|", "\\|") for cell in line] for line in [head, *rows]]
+    first, *others = (f"| {' | '.join(line)} |\n" for line in shown)
     return "".join([first, "|---" * len(head) + "|\n", *others])
 
 
-def ends_of(path: Path) -> tuple[Ends, int]:
-    """Where a study's runs end, and the least step that this is."""
+def _last(path: Path) -> dict[tuple[str, str, str], tuple[int, float]]:
+    """The step and return of each run's last evaluation."""
     last: dict[tuple[str, str, str], tuple[int, float]] = {}
     for row in _rows(path):
         key, step = (row["env"], row["variant"], row["seed"]), int(row["step"])
         if key not in last or step > last[key][0]:
             last[key] = step, float(row["mean_return"])
-    ends: Ends = defaultdict(lambda: defaultdict(dict))
-    for (task, variant, seed), (_, mean) in last.items():
-        ends[task][variant][seed] = mean
-    return ends, min(step for step, _ in last.values())
+    return last
+
+
+def ends_of(path: Path) -> Ends:
+    """Where a study's runs end; those that are still under way are left out."""
+    last, ends = _last(path), defaultdict[str, Any](lambda: defaultdict(dict))
+    longest = max(step for step, _ in last.values())
+    for (task, variant, seed), (step, mean) in last.items():
+        if step > WHOLE * longest:
+            ends[task][variant][seed] = mean
+    return ends
 
 
 def ends(study: Path) -> str:
-    """The mean over seeds of the last evaluations, of each task and variant."""
+    """The mean over seeds of the last evaluations, of each task and variant, and the least step that these are of."""
+    found: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
+    for (task, variant, _), last in _last(study).items():
+        found[task, variant].append(last)
     rows = []
-    for task, variants in ends_of(study)[0].items():
-        for variant, seeds in variants.items():
-            each = np.array(list(seeds.values()))
-            figures = (f"{figure:,.1f}" for figure in (each.mean(), each.std(), each.min(), each.max()))
-            rows.append([task, variant, str(len(each)), *figures])
-    return _table(["task", "variant", "seeds", "mean", "std", "lowest", "highest"], rows)
+    for (task, variant), runs in found.items():
+        each = np.array([mean for _, mean in runs])
+        figures = (f"{figure:,.1f}" for figure in (each.mean(), each.std(), each.min(), each.max()))
+        rows.append([task, variant, str(len(each)), f"{min(step for step, _ in runs):,}", *figures])
+    return _table(["task", "variant", "seeds", "steps", "mean", "std", "lowest", "highest"], rows)
 
 
 def scores(study: Path, random: Path, paper: Path) -> str:
     """Normalised scores: on each task 0 is the return of uniformly random actions and 1 the best variant's mean; of a
     variant the mean over all its runs, with a 95 % bootstrap interval (over the seeds of each task), and the tasks."""
-    found, _ = ends_of(study)
+    found = ends_of(study)
     zero = {row["env"]: float(row["mean_return"]) for row in _rows(random)}
     published = {row["variant"]: row["score"] for row in _rows(paper)}
     scored: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for task, variants in found.items():
         best = max(np.mean(list(seeds.values())) for seeds in variants.values())
+        if best <= zero[task]:
+            raise ValueError(f"on {task} no variant is better than random actions")
         for variant, seeds in variants.items():
             scored[variant][task] = (np.array(list(seeds.values())) - zero[task]) / (best - zero[task])
     rows = []
     for variant, tasks in scored.items():
-        each = [f"{task.mean():.2f}" for task in tasks.values()]
-        mean, (low, high) = np.mean([task.mean() for task in tasks.values()]), _spread(list(tasks.values()))
-        rows.append([variant, published.get(variant, ""), f"{mean:.2f}", f"{low:.2f} to {high:.2f}", *each])
+        each = [f"{tasks[task].mean():.2f}" if task in tasks else "" for task in found]
+        own = ["", ""]  # Of a variant that lacks a task there is no score.
+        if len(tasks) == len(found):
+            low, high = _spread(list(tasks.values()))
+            own = [f"{np.mean([task.mean() for task in tasks.values()]):.2f}", f"{low:.2f} to {high:.2f}"]
+        rows.append([variant, published.get(variant, ""), *own, *each])
     names = [re.sub(r"-v\d+$", "", task) for task in found]
     return _table(["objective", "the paper's score", "score", "95 % interval", *names], rows)
 
@@ -106,7 +125,7 @@ def _spread(tasks: Sequence[np.ndarray]) -> tuple[float, float]:
 
 def published(study: Path, others: Path) -> str:
     """The mean over seeds of the last evaluations with a 95 % bootstrap interval, and what others have published."""
-    found, _ = ends_of(study)
+    found = ends_of(study)
     rows = []
     for task, variants in found.items():
         for variant, seeds in variants.items():
@@ -138,7 +157,20 @@ def figures(results: Path, *title: str) -> str:
     return _figures(rows)
 
 
-KINDS: dict[str, Callable[..., str]] = {"ends": ends, "scores": scores, "published": published, "figures": figures}
+def rows(table: Path) -> str:
+    """A table as it is."""
+    with table.open(newline="") as file:
+        head, *others = csv.reader(file)
+    return _table(head, others)
+
+
+KINDS: dict[str, Callable[..., str]] = {
+    "ends": ends,
+    "scores": scores,
+    "published": published,
+    "figures": figures,
+    "rows": rows,
+}
 
 
 def redrawn(page: str) -> str:
@@ -165,7 +197,7 @@ def main() -> int:
         try:
             before = page.read_text()
             page.write_text(after := redrawn(before))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
             parser.error(f"{page} cannot be redrawn: {type(error).__name__}: {error}")
         print(f"{page}: {len(MARKED.findall(after))} tables, {'changed' if after != before else 'as they were'}")
     return 0

@@ -209,15 +209,19 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     record = _record_of(flags, policy.notes, policy.wrapper) if flags.recorded else {}
     env, wrapper = _environment_of(flags, record.get("env", policy.env), policy.wrapper)
     episodes, seed = record.get("episodes", flags.episodes or 10), record.get("seeds", flags.seed or 0)
+    camera = None
     options: dict[str, Any] = {}
     if flags.max_episode_steps is not None:
         options["max_episode_steps"] = flags.max_episode_steps
     if flags.render:
         envs = make_envs(env, 1, 0, wrapper=wrapper, render_mode="human", **options)
     elif flags.video is not None:
-        from jaxrl.film import filmed
+        from jaxrl.film import Camera, is_animation
 
-        envs = make_envs(filmed(env, Path(flags.video), **options), 1, 0, wrapper=wrapper)
+        path = Path(flags.video)
+        episodes = flags.episodes or (1 if is_animation(path) else 10)
+        camera = Camera(env, path, **options)
+        envs = make_envs(camera, 1, 0, wrapper=wrapper)
     else:
         envs = make_eval_envs(env, episodes, wrapper, record.get("on_fault", "stop"), **options)
     policy.check_spaces(envs.observation_space, envs.action_space)
@@ -230,6 +234,8 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     rng = np.random.default_rng(flags.seed or 0) if flags.stochastic else None
     results = evaluate(lambda obs: policy(obs, rng), envs, episodes, seed)
     envs.close()
+    if camera is not None:
+        camera.save()
     assert results is not None
     returns, lengths = results
     for episode_return, length in zip(returns, lengths, strict=True):

@@ -1,9 +1,8 @@
-"""Films of episodes: an environment that keeps pictures of itself, and writes them as films or as one animation."""
+"""Films of episodes: an environment that takes pictures of itself, and who writes them as films or as one animation."""
 
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,47 +24,134 @@ def has_screen() -> bool:
     return shown or not sys.platform.startswith("linux")
 
 
-def filmed(env: str, path: Path, **make_options: Any) -> Callable[[], gym.Env[Any, Any]]:
-    """A factory for one environment that films its episodes.
+def is_animation(path: Path) -> bool:
+    """Whether what is filmed to `path` is one animation, rather than a film of each episode."""
+    return path.suffix.lower() in ANIMATIONS
 
-    Args:
-      env: a Gymnasium id.
-      path: `NAME.webp` or `NAME.gif` for one animation of all episodes, written when the environment is closed; else a
-        new folder, for a film of each, `episode-<k>.mp4`.
-      make_options: for `gymnasium.make`.
 
-    Raises:
-      BadInput: the environment is not known or cannot be drawn, the folder is not empty, or a library is not there.
+class Camera:
+    """Films the episodes of an environment that it makes: call it for the environment, and `save` at the end.
+
+    `path` is `NAME.webp` or `NAME.gif` for one animation of all episodes, which replaces an older one; else a new
+    folder for a film of each, `episode-<k>.mp4`, written while it is played. Every episode with a step is filmed.
     """
-    find_spec(env)
-    try:
-        import imageio.v3  # noqa: F401
-        import imageio_ffmpeg  # noqa: F401
-    except ImportError as error:
-        raise BadInput("--video needs imageio: pip install 'jaxrl-kernels[video]'") from error
-    if path.suffix in ANIMATIONS:
-        if not path.parent.is_dir():
-            raise BadInput(f"--video {path}: there is no folder {path.parent} to write it to")
+
+    def __init__(self, env: str, path: Path, **make_options: Any) -> None:
+        """Checks what can be checked before an episode is played.
+
+        Args:
+          env: a Gymnasium id.
+          path: where to, as above.
+          make_options: for `gymnasium.make`.
+
+        Raises:
+          BadInput: the environment is not known or cannot be drawn, the path cannot be written to, or a library is not
+            there.
+        """
+        find_spec(env)
+        try:
+            import imageio.v3  # noqa: F401
+            import imageio_ffmpeg  # noqa: F401
+        except ImportError as error:
+            raise BadInput("--video needs imageio: pip install 'jaxrl-kernels[video]'") from error
+        _check_path(path)
+        if not has_screen():
+            os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's default, and pygame's, is a window.
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        _check_drawn(env, make_options)
+        self._env, self._path, self._make_options = env, path, make_options
+        self._shrinks = is_animation(path)
+        self._pictures: list[np.ndarray] = []  # Of an animation.
+        self._writer: Any = None  # Of the film that is being taken.
+        self._films, self._per_second = 0, float(PICTURES_PER_SECOND)
+
+    def __call__(self) -> gym.Env[Any, Any]:
+        """The environment."""
+        return Filmed(_drawing(self._env, self._make_options), self)
+
+    def take(self, picture: np.ndarray, per_second: float) -> None:
+        """Adds a picture to the episode's film, of which so many are shown in a second."""
+        self._per_second = per_second
+        if self._shrinks:
+            by = -(-picture.shape[1] // WIDTH)
+            height, width = picture.shape[0] // by, picture.shape[1] // by
+            boxes = picture[: height * by, : width * by].reshape(height, by, width, by, 3)
+            self._pictures.append(boxes.mean((1, 3)).round().astype(np.uint8))
+            return
+        if self._writer is None:
+            import imageio
+
+            self._path.mkdir(parents=True, exist_ok=True)
+            name = self._path / f"episode-{self._films}.mp4"
+            self._writer = imageio.get_writer(name, fps=per_second, macro_block_size=2)
+        height, width, _ = picture.shape
+        self._writer.append_data(picture[: height // 2 * 2, : width // 2 * 2])  # The codec takes even sizes.
+
+    def cut(self) -> None:
+        """Ends the episode's film."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer, self._films = None, self._films + 1
+
+    def save(self) -> None:
+        """Writes what is not yet written.
+
+        Raises:
+          OSError: it cannot be.
+        """
+        self.cut()
+        if self._pictures:
+            import imageio.v3 as imageio
+
+            kind, milliseconds = self._path.suffix.lower(), round(1000 / self._per_second)
+            written = imageio.imwrite(
+                "<bytes>", np.stack(self._pictures), extension=kind, duration=milliseconds, loop=0
+            )
+            assert written is not None
+            self._path.write_bytes(written)
+            self._pictures = []
+
+
+class Filmed(gym.Wrapper[Any, Any, Any, Any]):
+    """Hands the pictures of every episode that has a step to a camera."""
+
+    def __init__(self, env: gym.Env[Any, Any], camera: Camera) -> None:
+        super().__init__(env)
+        per_second = env.metadata.get("render_fps") or PICTURES_PER_SECOND
+        self._every = max(1, round(per_second / PICTURES_PER_SECOND))
+        self._per_second = per_second / self._every
+        self._camera, self._steps = camera, 0
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """A new episode, which is filmed from its first step on."""
+        answer = self.env.reset(**options)
+        self._camera.cut()
+        self._first, self._steps = self._picture(), 0
+        return answer
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """A step, of which a picture is taken where the film has one."""
+        answer = self.env.step(action)
+        if not self._steps:
+            self._camera.take(self._first, self._per_second)
+        self._steps += 1
+        if self._steps % self._every == 0:
+            self._camera.take(self._picture(), self._per_second)
+        return answer
+
+    def _picture(self) -> np.ndarray:
+        return np.array(self.env.render())  # A copy: an environment may draw the next one over it.
+
+
+def _check_path(path: Path) -> None:
+    if is_animation(path):
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise BadInput(f"--video {path} cannot be written: it must be a file in a folder that is there")
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise BadInput(f"--video {path} is there already, and not empty: name a new folder, or a .webp or .gif")
-    if not has_screen():
-        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's default, and pygame's, is a window.
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    _check_drawn(env, make_options)
-    return lambda: Film(_drawing(env, make_options), path)
-
-
-def _drawing(env: str, make_options: dict[str, Any]) -> gym.Env[Any, Any]:
-    """An environment that draws itself, followed by its model's own camera where it has one: Gymnasium's MuJoCo tasks
-    are seen from a place that they leave."""
-    made = gym.make(env, render_mode="rgb_array", **make_options)
-    renderer = getattr(made.unwrapped, "mujoco_renderer", None)
-    if renderer is not None:
-        import mujoco
-
-        camera = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
-        renderer.camera_id = camera if camera >= 0 else renderer.camera_id
-    return made
+        raise BadInput(f"--video {path} is there already: name a new folder, or a .webp or .gif")
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise BadInput(f"--video {path} cannot be written: {there} is no folder that can be written to")
 
 
 def _check_drawn(env: str, make_options: dict[str, Any]) -> None:
@@ -86,65 +172,14 @@ def _check_drawn(env: str, make_options: dict[str, Any]) -> None:
         raise BadInput(f"{env} cannot be filmed: it draws no pictures of (height, width, 3)")
 
 
-class Film(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps pictures of every episode that has a step, and writes them at its end."""
+def _drawing(env: str, make_options: dict[str, Any]) -> gym.Env[Any, Any]:
+    """An environment that draws itself, followed by its model's own camera where it has one: Gymnasium's MuJoCo tasks
+    are seen from a place that they leave."""
+    made = gym.make(env, render_mode="rgb_array", **make_options)
+    renderer = getattr(made.unwrapped, "mujoco_renderer", None)
+    if renderer is not None:
+        import mujoco
 
-    def __init__(self, env: gym.Env[Any, Any], path: Path) -> None:
-        super().__init__(env)
-        per_second = env.metadata.get("render_fps") or PICTURES_PER_SECOND
-        self._every = max(1, round(per_second / PICTURES_PER_SECOND))
-        self._per_second = per_second / self._every
-        self._path, self._pictures, self._steps, self._films = path, list[np.ndarray](), 0, 0
-
-    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        """A new episode; what is left of one without an end is written."""
-        self._end()
-        answer = self.env.reset(**options)
-        self._first = self._picture()
-        return answer
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """A step, of which a picture is taken where the film has one."""
-        answer = self.env.step(action)
-        if not self._steps:
-            self._pictures.append(self._first)
-        self._steps += 1
-        if self._steps % self._every == 0:
-            self._pictures.append(self._picture())
-        if answer[2] or answer[3]:
-            self._end()
-        return answer
-
-    def close(self) -> None:
-        """Writes what is not yet written."""
-        self._end()
-        if self._pictures:
-            import imageio.v3 as imageio
-
-            milliseconds = round(1000 / self._per_second)
-            imageio.imwrite(self._path, np.stack(self._pictures), duration=milliseconds, loop=0)
-            self._pictures = []
-        super().close()
-
-    def _end(self) -> None:
-        if self._steps and self._path.suffix not in ANIMATIONS:
-            import imageio.v3 as imageio
-
-            self._path.mkdir(parents=True, exist_ok=True)
-            film, self._pictures = np.stack(self._pictures), []
-            _, height, width, _ = film.shape
-            film = film[:, : height // 2 * 2, : width // 2 * 2]  # The codec takes even sizes.
-            name = self._path / f"episode-{self._films}.mp4"
-            imageio.imwrite(name, film, fps=self._per_second, macro_block_size=2)
-            self._films += 1
-        self._steps = 0
-
-    def _picture(self) -> np.ndarray:
-        picture: np.ndarray = self.env.render()  # type: ignore[assignment]
-        if self._path.suffix not in ANIMATIONS:
-            return picture
-        by = -(-picture.shape[1] // WIDTH)
-        height, width = picture.shape[0] // by, picture.shape[1] // by
-        boxes = picture[: height * by, : width * by].reshape(height, by, width, by, 3)
-        shrunk: np.ndarray = boxes.mean((1, 3)).round().astype(np.uint8)
-        return shrunk
+        camera = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        renderer.camera_id = camera if camera >= 0 else renderer.camera_id
+    return made

@@ -81,7 +81,7 @@ class EvaluateFlags:
     run_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_DIR")]
     """Folder of a run (its best policy), or of one policy in it, such as RUN_DIR/policy/latest."""
     episodes: int | None = None
-    """How many episodes to run; none for 10, or for as many as were recorded."""
+    """How many episodes to run; none for 10, for 1 in an animation, or for as many as were recorded."""
     seed: int | None = None
     """Seed of the episodes, 0 if none; evaluations during training use other streams."""
     recorded: bool = False

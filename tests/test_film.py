@@ -16,7 +16,7 @@ from jaxrl import train
 from jaxrl.cli import evaluate_command
 from jaxrl.config import default_run
 from jaxrl.errors import BadInput
-from jaxrl.film import Film, _drawing, filmed
+from jaxrl.film import Camera, Filmed, _drawing
 
 
 class Counting(gym.Env):
@@ -28,6 +28,7 @@ class Counting(gym.Env):
 
     def __init__(self, length, render_mode=None):
         self.length, self.render_mode, self.episode = length, render_mode, -1
+        self.picture = np.zeros((66, 642, 3), np.uint8)
 
     def reset(self, *, seed=None, options=None):
         self.episode, self.at = self.episode + 1, 0
@@ -38,18 +39,20 @@ class Counting(gym.Env):
         return np.zeros(1, np.float32), 0.0, False, self.at == self.length, {}
 
     def render(self):
-        return np.full((66, 642, 3), 40 * (self.episode % 3) + 2 * self.at, np.uint8)
+        self.picture[:] = 40 * (self.episode % 3) + 2 * self.at  # Over the last one.
+        return self.picture
 
 
 def play(path, length=21, episodes=2):
-    env = Film(Counting(length), path)
+    camera = Camera("CartPole-v1", path)
+    env = Filmed(Counting(length), camera)
     for _ in range(episodes):
         env.reset()  # The last one before an episode's first step counts: an adapter resets twice.
         env.reset()
         while not env.step(np.zeros(1))[3]:
             pass
     env.reset()
-    env.close()
+    camera.save()
 
 
 def test_an_animation_holds_every_episode_at_25_pictures_a_second(tmp_path):
@@ -87,13 +90,35 @@ def finished_run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name, words", [("no/such.gif", "no folder no"), ("full", "not empty")])
-def test_it_writes_over_no_folder(tmp_path, monkeypatch, name, words):
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("no/such.gif", "in a folder that is there"),
+        ("full", "is there already"),
+        ("file/films", "no folder that can be written to"),
+        ("folder.webp", "must be a file"),
+    ],
+)
+def test_it_writes_over_nothing_else(tmp_path, monkeypatch, name, words):
     monkeypatch.chdir(tmp_path)
-    Path("full").mkdir()
-    Path("full/film.mp4").touch()
+    for folder in ("full", "folder.webp"):
+        Path(folder).mkdir()
+    for file in ("full/film.mp4", "file"):
+        Path(file).touch()
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(BadInput, match=words):
-        filmed("CartPole-v1", Path(name))
+        Camera("CartPole-v1", Path(name))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_cannot_be_written_at_the_end_is_not_passed_over(finished_run, tmp_path, capsys, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert evaluate_command([str(finished_run), "--max-episode-steps", "5", "--video", str(tmp_path / "film.gif")]) == 1
+    out, err = capsys.readouterr()
+    assert "No space left" in err and "mean return" not in out
 
 
 def test_what_cannot_draw_says_so_in_one_line(finished_run, tmp_path):

@@ -1,5 +1,6 @@
 """A study on a real Ray of two nodes: what one of them was doing when it was killed goes on at the other."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,9 +14,9 @@ ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
 from ray.cluster_utils import Cluster  # noqa: E402
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+@pytest.fixture(scope="module")
+def cluster():
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100_000_000}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster

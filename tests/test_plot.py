@@ -143,6 +143,11 @@ def test_the_diagnostics_of_a_run(tmp_path, monkeypatch):
         (["good", "--iqm"], "needs 4"),
         (["good", "--out", "."], "has no name"),
         (["good", "--only", "ddpg"], "no line 'ddpg': there are ppo"),
+        (["good", "--diagnostics", "--iqm"], "of one run alone"),
+        (["good", "--ends", "--reference", "other.csv"], "is for curves"),
+        (["good", "--reference", "other.csv"], "no curve of CartPole"),
+        (["nan"], "not finite"),
+        (["header.csv"], "evaluated yet"),
     ],
 )
 def test_mistakes(tmp_path, flags, words):
@@ -155,6 +160,9 @@ def test_mistakes(tmp_path, flags, words):
     run_dir(tmp_path / "columns", 0, [], [])
     (tmp_path / "columns/evaluations.csv").write_text("step,return\n0,1\n")
     (tmp_path / "empty").mkdir()
+    run_dir(tmp_path / "nan", 0, [0, 10], [1, "nan"])
+    (tmp_path / "other.csv").write_text("task,step,mean_return\nAnt,0,1\n")
+    (tmp_path / "header.csv").write_text("env,variant,seed,step,mean_return\n")
     (tmp_path / "unnamed.csv").write_text("step,mean_return\n0,1\n")
     before = sorted(tmp_path.rglob("*"))
     done = draw(*flags, cwd=tmp_path)
@@ -163,11 +171,23 @@ def test_mistakes(tmp_path, flags, words):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name, pattern", [("ddpg", "ddpg/*.csv"), ("cartpole", "cartpole.csv")])
-def test_a_committed_figure_is_what_its_command_draws_from_committed_data(plot, name, pattern):
+SHOWN = ["clip 0.2", "fixed KL 1", "adaptive KL 0.01", "neither"]
+
+
+@pytest.mark.parametrize(
+    "name, pattern, only",
+    [
+        ("ddpg", "ddpg/*.csv", None),
+        ("cartpole", "cartpole.csv", None),
+        ("ppo", "ppo.csv", None),
+        ("paper", "paper.csv", SHOWN),
+    ],
+)
+def test_a_committed_figure_is_what_its_command_draws_from_committed_data(plot, name, pattern, only):
     """Its data, to rounding; the picture's bytes depend on matplotlib's version."""
     sources = sorted((ROOT / "experiments/results").glob(pattern))
-    found = plot.rows_of(plot.lines([curve for source in sources for curve in plot.read(source)], False))
+    drawn_now = plot.lines([curve for source in sources for curve in plot.read(source)], False)
+    found = plot.rows_of(plot.chosen(drawn_now, only))
     committed = drawn(ROOT / f"plots/{name}.csv")
     assert len(found) == len(committed) > 50
     for row, other in zip(found, committed, strict=True):

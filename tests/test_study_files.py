@@ -36,8 +36,8 @@ def study(folder, text=STUDY, steps=600, **changes):
     return folder
 
 
-def start(folder):
-    command = [sys.executable, str(SCRIPT), "study.toml", "--cores", "2"]
+def start(folder, *before):
+    command = [*before, sys.executable, str(SCRIPT), "study.toml", "--cores", "2"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
 
 
@@ -54,8 +54,13 @@ def rows(folder):
 
 def test_a_study_is_run_once_and_written_down(tmp_path):
     folder = study(tmp_path)
-    code, out, err = run(folder)
-    assert (code, err) == (0, "")
+    process, log = start(folder, "nohup"), folder / "runs/studies/small/CartPole-v1/clip-0.2/seed-0.log"
+    while not log.is_file():
+        time.sleep(0.02)
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGHUP)  # The terminal is closed.
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
     found = rows(folder)
     assert {(row["env"], row["variant"], row["seed"]) for row in found} == {
         ("CartPole-v1", "clip 0.2", "0"), ("CartPole-v1", "clip 0.2", "1"),
@@ -66,7 +71,8 @@ def test_a_study_is_run_once_and_written_down(tmp_path):
             own = [(row["step"], float(row["mean_return"])) for row in csv.DictReader(file)]
         assert own == [(row["step"], pytest.approx(float(row["mean_return"]))) for row in found if row["seed"] == seed]
     last = [float([row for row in found if row["seed"] == seed][-1]["mean_return"]) for seed in "01"]
-    assert f"| CartPole-v1 | clip 0.2 | 2 | {sum(last) / 2:,.1f} |" in out
+    least = min(int(row["step"]) for row in found if int(row["step"]) >= 600)
+    assert f"| CartPole-v1 | clip 0.2 | 2 | {least} | {sum(last) / 2:,.1f} |" in out
     about = json.loads((folder / "found/small.json").read_text())
     assert (
         about["machine"]["jax"]
@@ -114,6 +120,81 @@ def test_two_keep_out_of_each_others_way(tmp_path):
     assert code == 2 and "still trains there" in err and err.count("\n") == 1 and orphan.is_dir()
 
 
+MODULE = """
+import gymnasium as gym
+
+class Mine(gym.Wrapper):
+    pass
+
+def make(**options):
+    return gym.make("CartPole-v1", **options).unwrapped
+
+gym.register("Mine-v0", make, max_episode_steps=50)
+"""
+
+
+def test_code_of_the_users_own_is_named_again_when_a_run_goes_on(tmp_path, monkeypatch):
+    changes = {
+        '"CartPole-v1" = "--num-envs 4"': '"mine:Mine-v0" = "--num-envs 2"',
+        "--checkpoint-every 500": "--checkpoint-every 500 --wrapper mine:Mine mine:Mine --gamma 0.9",
+    }
+    folder = study(tmp_path, steps=100_000, **changes)
+    (folder / "mine.py").write_text(MODULE)
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    process, kept = start(folder), folder / "runs/studies/small/mine-Mine-v0/clip-0.2/seed-0/checkpoints/latest.npz"
+    while not kept.is_file():
+        time.sleep(0.02)
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    process = start(folder)
+    log = kept.parent.parent.with_suffix(".log")
+    while "resuming" not in log.read_text():
+        time.sleep(0.02)
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+
+
+def test_a_run_that_fails_keeps_no_other_from_its_end(tmp_path):
+    bad = {
+        "[variants]": '[variants]\n"bad" = "--gamma 7"',
+        "seeds = [0, 1]": "seeds = [0]\nshown = ['bad', 'clip 0.2']",
+    }
+    code, out, err = run(study(tmp_path, **bad))
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "CartPole-v1, bad, seed 0 ended with exit code 2" in err and "gamma" in err
+    assert "CartPole-v1, bad, seed 0: failed" in out and "CartPole-v1, clip 0.2, seed 0: done" in out
+    assert {row["variant"] for row in rows(tmp_path)} == {"clip 0.2"}
+    assert (tmp_path / "found/figure.png").is_file()
+
+
+def so_far(folder):
+    command = [sys.executable, str(SCRIPT), "study.toml", "--so-far"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_what_there_is_so_far_can_be_seen(tmp_path):
+    folder = study(tmp_path)
+    code, _, err = so_far(folder)
+    assert code == 2 and "evaluated yet" in err and err.count("\n") == 1
+    (of := folder / "runs/studies/small/CartPole-v1/clip-0.2/seed-1").mkdir(parents=True)
+    head = "step,mean_return,std_return,min_return,max_return,episodes,wall_time\n"
+    (of / "evaluations.csv").write_text(head + "0,9.5,1,8,10,2,0.1\n500,20.25,1,8,10,2,0.2\n1000,30")  # Being written.
+    code, out, err = so_far(folder)
+    assert (code, err) == (0, "")
+    assert "| CartPole-v1 | clip 0.2 | 1 | 500 | 20.2 |" in out
+    assert [(row["seed"], row["step"], row["mean_return"]) for row in rows(folder)] == [
+        ("1", "0", "9.5"), ("1", "500", "20.25"),
+    ]  # fmt: skip
+    before = (folder / "found/small.csv").read_bytes()
+    (of / "evaluations.csv").write_text(head + "0,many,1,8,10,2,0.1\n")
+    code, _, err = so_far(folder)
+    assert code == 2 and "holds what is no number" in err and err.count("\n") == 1
+    assert (folder / "found/small.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -122,6 +203,13 @@ def test_two_keep_out_of_each_others_way(tmp_path):
         ({"seeds = [0, 1]": "seeds = 3"}, "it must be a list"),
         ({"seeds = [0, 1]": "seeds = []"}, "says no seeds"),
         ({"seeds = [0, 1]": "seeds = [-1]"}, "whole numbers"),
+        ({"seeds = [0, 1]": "seeds = [true]"}, "whole numbers"),
+        ({"seeds = [0, 1]": "seeds = [0]\nshown = [['clip 0.2']]"}, "is no variant"),
+        ({"seeds = [0, 1]": "seeds = [0]\ncores = 64"}, "takes 64"),
+        ({"seeds = [0, 1]": "seeds = [0]\ngpus = 1.5"}, "a whole number"),
+        ({"found/small": "."}, "a path without an ending"),
+        ({'"clip 0.2"': '".."'}, "no name for a task or variant"),
+        ({"--checkpoint-every 500": "--help"}, "trains nothing"),
         ({'"clip 0.2" = "--checkpoint-every 500"': '"clip" = 3'}, "name = 'flags'"),
         (
             {'"clip 0.2" = "--checkpoint-every 500"': '"clip" = "--nope"'},
