@@ -97,6 +97,7 @@ UNMARKED = {
     "docs/results.md": [],
     "docs/benchmark.md": ["| what | what it did, in turn |"],
     "README.md": [
+        "| CartPole-v1 | HalfCheetah-v5 | Hopper-v5 | Walker2d-v5 | Ant-v5 |",
         "| flags | what is maximised, or minimised | kernel |",
         "| floor | files in `jaxrl/` | what lives there |",
     ],
