@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxrl.cli import parse_run
+from jaxrl.flags import EvaluateFlags
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -64,6 +65,26 @@ def scripts():
 def test_scripts_and_their_commands_exist(name, word):
     text = (ROOT / "experiments" / name).read_text()
     assert not word or f'"{word}"' in text, f"{name} knows no {word}"
+
+
+def flags():
+    """Every flag that a page gives to a script other than train.py; what stands after ` -- ` is train.py's."""
+    found = {
+        (name, flag)
+        for text in PAGES.values()
+        for name, rest in re.findall(r"python experiments/(\w+\.py)([^`#\n]*)", text.replace("\n'--", " '--"))
+        for flag in re.findall(r"(?<![\w'-])--[a-z][a-z-]*", rest.split(" -- ")[0])
+        if name != "train.py"
+    }
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name, flag", flags())
+def test_scripts_know_their_flags(name, flag):
+    if name == "evaluate.py":
+        assert flag[2:].replace("-", "_") in EvaluateFlags.__dataclass_fields__
+    else:
+        assert f'"{flag}"' in (ROOT / "experiments" / name).read_text(), f"{name} knows no {flag}"
 
 
 @pytest.mark.parametrize("page", PAGES)
