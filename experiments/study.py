@@ -41,7 +41,6 @@ from typing import Any
 
 import on_ray
 import tables
-from benchmark import machine
 from parser import Mistake, Parser, columns, numbers
 from parts import Part
 
@@ -214,6 +213,8 @@ def write(rows: Sequence[dict[str, Any]], study: dict[str, Any]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    from benchmark import machine  # Brings JAX, which a mistake need not wait for.
+
     about = {name: study[name] for name in ("name", "flags", "tasks", "variants", "seeds")} | {"machine": machine()}
     results.with_name(results.name + ".json").write_text(json.dumps(about, indent=1) + "\n")
 

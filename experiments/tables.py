@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from parser import Parser
-from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"(?m)^(<!-- table: (.+) -->\n\n?)((?:\|.*(?:\n|\Z))*)")
@@ -110,9 +109,10 @@ def scores(study: Path, random: Path, paper: Path) -> str:
         if len(tasks) == len(found):
             low, high = _spread(list(tasks.values()))
             own = [f"{np.mean([task.mean() for task in tasks.values()]):.2f}", f"{low:.2f} to {high:.2f}"]
-        rows.append([variant, published.get(variant, ""), *own, *each])
+        runs = str(sum(map(len, tasks.values())))
+        rows.append([variant, published.get(variant, ""), *own, runs, *each])
     names = [re.sub(r"-v\d+$", "", task) for task in found]
-    return _table(["objective", "the paper's score", "score", "95 % interval", *names], rows)
+    return _table(["objective", "the paper's score", "score", "95 % interval", "runs", *names], rows)
 
 
 def _spread(tasks: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -146,6 +146,8 @@ def published(study: Path, others: Path) -> str:
 def _interval(values: np.ndarray) -> tuple[float, float]:
     if len(values) == 1:
         return float(values[0]), float(values[0])
+    from scipy import stats  # Takes half a second, which a mistake need not wait for.
+
     rng = np.random.default_rng(0)
     found = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", vectorized=True, rng=rng)
     return float(found.confidence_interval.low), float(found.confidence_interval.high)

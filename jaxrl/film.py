@@ -1,8 +1,10 @@
 """Films of episodes: an environment that takes pictures of itself, and who writes them as films or as one animation."""
 
+import contextlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,7 @@ class Camera:
             raise BadInput("--video needs imageio: pip install 'jaxrl-kernels[video]'") from error
         _check_path(path)
         if not has_screen():
-            os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's default, and pygame's, is a window.
-            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+            os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default is a window.
         _check_drawn(env, make_options)
         self._env, self._path, self._make_options = env, path, make_options
         self._shrinks = is_animation(path)
@@ -140,7 +141,21 @@ class Filmed(gym.Wrapper[Any, Any, Any, Any]):
         return answer
 
     def _picture(self) -> np.ndarray:
-        return np.array(self.env.render())  # A copy: an environment may draw the next one over it.
+        with _quietly():
+            return np.array(self.env.render())  # A copy: an environment may draw the next one over it.
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps pygame, which prepares for a window also where none is asked for, from complaining of no screen."""
+    if has_screen():
+        yield
+        return
+    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    try:
+        yield
+    finally:
+        del os.environ["SDL_VIDEODRIVER"]
 
 
 def _check_path(path: Path) -> None:
@@ -162,7 +177,8 @@ def _check_drawn(env: str, make_options: dict[str, Any]) -> None:
             warnings.simplefilter("ignore")
             tried = _drawing(env, make_options)
             tried.reset(seed=0)
-            picture = tried.render()
+            with _quietly():
+                picture = tried.render()
             tried.close()
     except Exception as error:  # Whatever a renderer raises.
         said = str(error).strip().splitlines()[:1] or [type(error).__name__]

@@ -150,7 +150,7 @@ def test_the_diagnostics_of_a_run(tmp_path, monkeypatch):
         (["header.csv"], "evaluated yet"),
     ],
 )
-def test_mistakes(tmp_path, flags, words):
+def test_mistakes(tmp_path, monkeypatch, capsys, plot, flags, words):
     run_dir(tmp_path / "good", 0, [0, 10], [1, 2])
     run_dir(tmp_path / "before", 0, [], [])
     run_dir(tmp_path / "late", 1, [20, 30], [1, 2])
@@ -165,9 +165,13 @@ def test_mistakes(tmp_path, flags, words):
     (tmp_path / "header.csv").write_text("env,variant,seed,step,mean_return\n")
     (tmp_path / "unnamed.csv").write_text("step,mean_return\n0,1\n")
     before = sorted(tmp_path.rglob("*"))
-    done = draw(*flags, cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
-    assert words in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plot.py", *flags])
+    with pytest.raises(SystemExit, match="2"):
+        plot.main()
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1), err
+    assert words in err
     assert sorted(tmp_path.rglob("*")) == before
 
 

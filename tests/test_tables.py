@@ -63,7 +63,7 @@ def test_ends_are_those_of_the_last_evaluation(files):
 def test_scores_are_0_for_random_actions_and_1_for_the_best_variant(files):
     clip, neither = cells(tables.scores(files[0], files[1], files[2]))
     # A: random -20, best 20. B: random -8, best -3.
-    assert (clip["A"], clip["B"], clip["score"]) == ("1.00", "0.80", "0.90")
+    assert (clip["A"], clip["B"], clip["score"], clip["runs"]) == ("1.00", "0.80", "0.90", "4")
     assert (neither["A"], neither["B"], neither["score"]) == (f"{15 / 40:.2f}", "1.00", f"{(15 / 40 + 1) / 2:.2f}")
     assert (clip["the paper's score"], neither["the paper's score"]) == ("0.82", "")
     low, high = map(float, clip["95 % interval"].split(" to "))
