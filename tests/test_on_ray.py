@@ -13,6 +13,8 @@ ray = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
+pytestmark = pytest.mark.slow  # A minute; .ci/run runs it by itself.
+
 
 @pytest.fixture(scope="module")
 def cluster():
