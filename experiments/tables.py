@@ -125,13 +125,15 @@ def _spread(tasks: Sequence[np.ndarray]) -> tuple[float, float]:
 
 def published(study: Path, others: Path) -> str:
     """The mean over seeds of the last evaluations with a 95 % bootstrap interval, and what others have published."""
+    from plot import interval  # Brings matplotlib and SciPy, which a mistake need not wait for.
+
     found = ends_of(study)
     rows = []
     for task, variants in found.items():
         for variant, seeds in variants.items():
             each = np.array(list(seeds.values()))
             runs = ", ".join(f"{figure:,.0f}" for figure in sorted(each))
-            low, high = _interval(each)
+            low, high = interval(each, np.mean)
             of = f"jaxrl, {variant}, {len(each)} seeds"
             rows.append([task, of, f"{each.mean():,.0f}", f"{low:,.0f} to {high:,.0f}; {runs}"])
         name = re.sub(r"-v\d+$", "", task)
@@ -141,16 +143,6 @@ def published(study: Path, others: Path) -> str:
                 of = f"{row['source']}, {row['version']}, {row['num_seeds']} seeds"
                 rows.append([task, of, f"{float(row['mean']):,.0f}", f"{spread}{row['protocol']}"])
     return _table(["task", "of", "mean", "95 % interval, each seed; or as published"], rows)
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    if len(values) == 1:
-        return float(values[0]), float(values[0])
-    from scipy import stats  # Takes half a second, which a mistake need not wait for.
-
-    rng = np.random.default_rng(0)
-    found = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", vectorized=True, rng=rng)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def figures(results: Path, *title: str) -> str:
