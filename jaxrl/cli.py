@@ -36,6 +36,8 @@ NAMES = (
     "--resume",
     "--video",
 )  # Flags whose values are names.
+FEW_CORES = 4
+SMALL_MINIBATCH = 2**15  # Numbers in the widest layer's output: from twice as many on, two threads are faster.
 USAGE = """usage: jaxrl train --algo {ppo,ppo_kl,ddpg} --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
 each lists its options with --help"""
@@ -64,6 +66,7 @@ def train_command(argv: Sequence[str] | None = None) -> int:
         run = parse_run(sys.argv[1:] if argv is None else argv)
         if run.render:
             _check_display()
+        _choose_threads(run)
         from jaxrl.run import train, train_many
         from jaxrl.study import is_study
 
@@ -338,6 +341,18 @@ def _prepare_jax() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _choose_threads(run: "RunConfig") -> None:
+    """One thread for XLA where the machine has few cores and PPO's minibatches are small: such products are over before
+    a second thread has woken, and the environments need a core. `NPROC`, if the user has set it, says otherwise."""
+    from jaxrl.ppo import PPOConfig
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(run.agent, PPOConfig) and cores <= FEW_CORES:
+        rows, widest = run.num_envs * run.num_steps, max(run.agent.hidden_sizes, default=0)
+        if rows * widest <= SMALL_MINIBATCH * run.agent.num_minibatches:
+            os.environ.setdefault("NPROC", "1")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrl.cli import evaluate_command, main, parse_run, train_command
+from jaxrl.cli import _choose_threads, evaluate_command, main, parse_run, train_command
 from jaxrl.config import OWN, RunConfig
 from jaxrl.ddpg import DDPGConfig
 from jaxrl.ppo import PPOConfig
@@ -151,6 +151,49 @@ def test_a_terminal_without_unicode_gets_the_same_line():
     assert run.returncode == 2
     assert "--gama" in run.stderr and "perhaps you meant --gamma" in run.stderr
     assert run.stderr.count("\n") == 1
+
+
+FEW_ROWS = ["--num-envs", "8", "--num-steps", "64", "--num-minibatches", "1"]
+MANY_ROWS = ["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "1"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "cores", "threads"),
+    [
+        ([*FEW_ROWS], 2, "1"),
+        ([*FEW_ROWS, "--algo", "ppo_kl"], 4, "1"),
+        ([*FEW_ROWS], 16, None),
+        ([*MANY_ROWS], 2, None),
+        ([*MANY_ROWS, "--num-minibatches", "4"], 2, "1"),
+        ([*FEW_ROWS, "--hidden-sizes", "64", "256"], 2, None),
+        (["--algo", "ddpg", "--env", "Pendulum-v1", "--hidden-sizes", "8", "8"], 2, None),
+    ],
+)
+def test_small_minibatches_on_few_cores_take_one_thread(flags, cores, threads, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.delenv("NPROC", raising=False)
+    _choose_threads(parse_run(flags))
+    assert os.environ.get("NPROC") == threads
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted by Linux's /proc")
+@pytest.mark.parametrize(("asked", "counted"), [(None, 1), ("3", 3)])
+def test_that_many_threads_are_taken(asked, counted):
+    """By a command of its own, JAX imported, at its first array."""
+    script = f"""
+import os
+os.sched_getaffinity = lambda _: {{0, 1}}
+from pathlib import Path
+from jaxrl.cli import _choose_threads, parse_run
+import jax
+_choose_threads(parse_run({FEW_ROWS}))
+jax.numpy.ones(2).block_until_ready()
+names = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+print(names.count("tf_XLAEigen"), names)
+"""
+    env = {name: value for name, value in os.environ.items() if name != "NPROC"} | ({"NPROC": asked} if asked else {})
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True)
+    assert run.stdout.startswith(f"{counted} "), run.stdout
 
 
 @pytest.mark.parametrize(
