@@ -36,8 +36,7 @@ NAMES = (
     "--resume",
     "--video",
 )  # Flags whose values are names.
-FEW_CORES = 4
-SMALL_MINIBATCH = 2**15  # Numbers in the widest layer's output: from twice as many on, two threads are faster.
+SMALL_MINIBATCH = 2**15  # Numbers in the widest layer's output: with twice as many, two threads give other bits.
 USAGE = """usage: jaxrl train --algo {ppo,ppo_kl,ddpg} --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
 each lists its options with --help"""
@@ -66,11 +65,11 @@ def train_command(argv: Sequence[str] | None = None) -> int:
         run = parse_run(sys.argv[1:] if argv is None else argv)
         if run.render:
             _check_display()
-        _choose_threads(run)
         from jaxrl.run import train, train_many
         from jaxrl.study import is_study
 
         if is_study(run):
+            _choose_threads(run)
             _print_results(run, train_many(run))
         else:
             train(run)
@@ -344,12 +343,16 @@ def _prepare_jax() -> None:
 
 
 def _choose_threads(run: "RunConfig") -> None:
-    """One thread for XLA where the machine has few cores and PPO's minibatches are small: such products are over before
-    a second thread has woken, and the environments need a core. `NPROC`, if the user has set it, says otherwise."""
+    """For several runs at once, one thread for XLA where the machine has two cores and PPO's minibatches are small: the
+    environments always have use for the other core, and what a second thread adds is mostly waiting.
+
+    Up to this size XLA gives the same bits with one thread and with two, so a run of many still equals the run alone.
+    `NPROC`, if the user has set it, says otherwise.
+    """
     from jaxrl.ppo import PPOConfig
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(run.agent, PPOConfig) and cores <= FEW_CORES:
+    if isinstance(run.agent, PPOConfig) and cores == 2:
         rows, widest = run.num_envs * run.num_steps, max(run.agent.hidden_sizes, default=0)
         if rows * widest <= SMALL_MINIBATCH * run.agent.num_minibatches:
             os.environ.setdefault("NPROC", "1")
