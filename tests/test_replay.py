@@ -38,7 +38,7 @@ def numbered(numbers, valid=None):
 def assert_is(rows, numbers):
     for name, (ours, theirs) in zip(Transition._fields, zip(rows, numbered(numbers), strict=True), strict=True):
         if theirs is not None:
-            np.testing.assert_array_equal(np.asarray(ours), theirs, err_msg=name)
+            assert np.array_equal(ours, theirs), name
 
 
 def oldest_first(buffer):
