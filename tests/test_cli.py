@@ -209,7 +209,8 @@ never = np.zeros(rows, bool)
 config = PPOConfig(hidden_sizes=(width, width), num_minibatches=1, num_epochs=3)
 state = ppo_init(jax.random.key(0), config, spaces.Box(-1.0, 1.0, (17,)), spaces.Box(-1.0, 1.0, (6,)))
 after = jax.jit(ppo_update)(state, Transition(obs, action, reward, after, never, never))[0]
-print(hashlib.md5(b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(after.actor.params))).hexdigest())
+learned = jax.tree.leaves((after.actor.params, after.critic.params))
+print(hashlib.md5(b"".join(np.asarray(leaf).tobytes() for leaf in learned)).hexdigest())
 """
     command, one, two = [sys.executable, "-c", script], dict(os.environ, NPROC="1"), dict(os.environ, NPROC="2")
     said = [subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout for env in (one, two)]
