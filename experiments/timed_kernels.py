@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from jaxrl.ddpg import DDPGConfig, DDPGState, ddpg_init, ddpg_update
+from jaxrl.networks import product
 from jaxrl.ppo import PPOConfig, PPOState, ppo_init, ppo_update
 from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
 from jaxrl.transition import Transition
@@ -146,11 +147,12 @@ def _ppo_products(obs: int, actions: int, batch: int, steps: int) -> Call:
     def step(nets: Any, _: None) -> Any:
         new = []
         for a, b, c in nets:
-            first = x @ a
-            second = first @ b
-            out = second @ c
-            back = out @ c.T
-            grads = x.T @ (back @ b.T), first.T @ back, second.T @ out
+            first, back_a = jax.vjp(product, x, a)
+            second, back_b = jax.vjp(product, first, b)
+            out, back_c = jax.vjp(product, second, c)
+            of_second, of_c = back_c(out)
+            of_first, of_b = back_b(of_second)
+            grads = back_a(of_first)[1], of_b, of_c
             # Something of them must live on, or the compiler leaves them out.
             new.append([w * 0.9 + g * 1e-9 for w, g in zip((a, b, c), grads, strict=True)])
         return new, None

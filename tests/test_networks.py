@@ -1,12 +1,13 @@
-"""The networks' forward pass on the host against the one that the kernels use."""
+"""The networks' forward pass on the host against the one that the kernels use, and the products in the latter."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
 
 from jaxrl import DDPGConfig, PPOConfig, Transition, ddpg_init, ddpg_update, ppo_act, ppo_init, ppo_update
-from jaxrl.networks import apply_function, host_policy
+from jaxrl.networks import apply_function, host_policy, product
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (5,))
 
@@ -91,3 +92,45 @@ def test_a_product_that_may_be_is_found():
     """The negative control, in a scan as the kernels have it."""
     program = jax.make_jaxpr(lambda x: jax.lax.scan(lambda x, _: (x @ x, None), x, length=3))(np.eye(2))
     assert list(precisions(program.jaxpr)) == [None]
+
+
+def barriers(function, *arguments):
+    return str(jax.make_jaxpr(function)(*arguments)).count("optimization_barrier")
+
+
+def squared(x, kernel):
+    return jnp.square(product(x, kernel)).sum()
+
+
+@pytest.mark.parametrize("rows", [(32,), (8, 4), (2, 4, 4)], ids=str)
+@pytest.mark.parametrize(("fan_in", "width", "turned"), [(9, 1, False), (9, 2, True), (9, 9, True), (9, 12, False)])
+def test_a_products_gradients_are_those_that_the_sums_give(tolerance, rows, fan_in, width, turned):
+    """Whichever way they are taken: for `y = x K` and the loss `sum y^2`, `G = 2 y`, `x^T G` and `G K^T`."""
+    rng = np.random.default_rng(fan_in + width)
+    x, kernel = rng.normal(size=(*rows, fan_in)), rng.normal(size=(fan_in, width))
+    y = np.einsum("...i,io->...o", x, kernel)
+    of_x = 2 * np.einsum("...o,io->...i", y, kernel)
+    of_kernel = 2 * np.einsum("bi,bo->io", x.reshape(-1, fan_in), y.reshape(-1, width))
+    arguments = jnp.asarray(x, jnp.result_type(float)), jnp.asarray(kernel, jnp.result_type(float))
+    np.testing.assert_allclose(product(*arguments), y, rtol=tolerance, atol=tolerance)
+    found = jax.jit(jax.grad(squared, argnums=(0, 1)))(*arguments)
+    for ours, theirs in zip(found, (of_x, of_kernel), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=30 * tolerance)
+    of_one = jax.jit(jax.grad(squared, argnums=1))(*arguments)
+    np.testing.assert_allclose(of_one, of_kernel, rtol=tolerance, atol=30 * tolerance)
+    # Otherwise this would compare nothing but matmul with itself.
+    taken = 2 if turned and jax.default_backend() == "cpu" else 0
+    assert barriers(jax.grad(squared, argnums=1), *arguments) == taken
+    assert barriers(squared, *arguments) == barriers(jax.grad(squared), *arguments) == 0
+
+
+def test_a_product_can_be_differentiated_forward_twice_and_in_batches(tolerance):
+    rng = np.random.default_rng(3)
+    x, kernel, along = (jnp.asarray(rng.normal(size=size), jnp.result_type(float)) for size in ((8, 5), (5, 2), (5, 2)))
+    forward = jax.jvp(lambda k: product(x, k), (kernel,), (along,))[1]
+    np.testing.assert_allclose(forward, x @ along, rtol=tolerance, atol=10 * tolerance)
+    second = jax.jvp(jax.grad(squared, argnums=1), (x, kernel), (jnp.zeros_like(x), along))[1]
+    np.testing.assert_allclose(second, 2 * x.T @ (x @ along), rtol=tolerance, atol=30 * tolerance)
+    kernels = jnp.stack([kernel, along])
+    batch = jax.vmap(jax.grad(squared, argnums=1), in_axes=(None, 0))(x, kernels)
+    np.testing.assert_allclose(batch, 2 * x.T @ (x @ kernels), rtol=tolerance, atol=30 * tolerance)
