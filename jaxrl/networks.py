@@ -19,6 +19,7 @@ from jaxrl.distributions import Categorical, Deterministic, DiagGaussian, MultiC
 
 # Products in float32 are computed in float32: where JAX may choose, a GPU rounds their factors to ten bits (TF32).
 EXACT = jax.lax.Precision.HIGHEST
+NARROW = 32  # Outputs of a layer: more than that, in the midst of an update, lose as often as they gain by being turned.
 
 
 class MLP(nn.Module):
@@ -225,11 +226,10 @@ def _turned_product(x: Array, kernel: Array) -> Array:
     slower one again.
     """
     fan_in, width = kernel.shape
-    rows = x.reshape(-1, fan_in)
-    if jax.default_backend() != "cpu" or not 1 < width <= min(fan_in, len(rows) // 2):
+    if jax.default_backend() != "cpu" or not 1 < width <= NARROW:
         return _matmul(x, kernel)
     barrier = jax.lax.optimization_barrier
-    columns = barrier(_matmul(barrier(kernel.T), rows.T))
+    columns = barrier(_matmul(barrier(kernel.T), x.reshape(-1, fan_in).T))
     return columns.T.reshape(*x.shape[:-1], width)
 
 
