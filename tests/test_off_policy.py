@@ -436,12 +436,13 @@ class Echo(gym.Env):
 
 
 def test_it_finds_the_best_action(tmp_path):
+    # Of ten seeds, none misses by more than 0.16 with 64 units, two by 0.25 with 32; one constant action would by 0.45.
     training = learned(
-        tmp_path, env=Echo, agent=QUICK, total_steps=3000, learning_starts=500, buffer_size=3000, batch_size=64,
-        eval_every=10**6,
+        tmp_path, env=Echo, agent=QUICK.replace(hidden_sizes=(64, 64)), total_steps=3000, learning_starts=500,
+        buffer_size=3000, batch_size=64, eval_every=10**6,
     )  # fmt: skip
     obs = np.linspace(-0.9, 0.9, 7, dtype=np.float32)[:, None]
-    np.testing.assert_allclose(ddpg_act(training.state, obs), obs / 2, atol=0.15)
+    np.testing.assert_allclose(ddpg_act(training.state, obs), obs / 2, atol=0.2)
 
 
 class EndlessBox(Still):
