@@ -19,7 +19,7 @@ from jaxrl.distributions import Categorical, Deterministic, DiagGaussian, MultiC
 
 # Products in float32 are computed in float32: where JAX may choose, a GPU rounds their factors to ten bits (TF32).
 EXACT = jax.lax.Precision.HIGHEST
-NARROW = 32  # Outputs of a layer: more than that, in the midst of an update, lose as often as they gain by being turned.
+NARROW = 32  # Outputs of a layer. Wider ones, in the midst of an update, lose as often as they gain by being turned.
 
 
 class MLP(nn.Module):
