@@ -7,6 +7,7 @@ JAX is imported late, because what suits a machine with few cores must be set be
 import argparse
 import contextlib
 import dataclasses
+import gc
 import io
 import os
 import re
@@ -14,7 +15,7 @@ import signal
 import statistics
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,12 +63,12 @@ def train_command(argv: Sequence[str] | None = None) -> int:
     """
 
     def command() -> None:
-        run = parse_run(sys.argv[1:] if argv is None else argv)
+        with _nothing_collected():
+            run = parse_run(sys.argv[1:] if argv is None else argv)
+            from jaxrl.run import train, train_many
+            from jaxrl.study import is_study
         if run.render:
             _check_display()
-        from jaxrl.run import train, train_many
-        from jaxrl.study import is_study
-
         if is_study(run):
             _choose_threads(run)
             _print_results(run, train_many(run))
@@ -340,6 +341,24 @@ def _prepare_jax() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """For the time of importing JAX and ourselves: these 120,000 objects are there to stay, and the garbage collector
+    looks through them again and again, which is a tenth of a start. Nor does it look at them afterwards.
+
+    Where JAX has been imported before, there may be garbage, and little is left to import.
+    """
+    if "jax" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _choose_threads(run: "RunConfig") -> None:

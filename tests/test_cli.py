@@ -153,6 +153,20 @@ def test_a_terminal_without_unicode_gets_the_same_line():
     assert run.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("first", "set_apart"), [("", True), ("import jax", False), ("gc.disable()", False)])
+def test_only_a_fresh_process_sets_apart_what_it_imports(first, set_apart):
+    """From the garbage collector, which is as it was afterwards, also after a mistake."""
+    script = f"""
+import gc
+{first}
+was = gc.isenabled()
+from jaxrl.cli import train_command
+print(train_command(["--env", "CartPol-v1"]), gc.isenabled() == was, gc.get_freeze_count() > 50_000)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == f"2 True {set_apart}\n"
+
+
 FEW_ROWS = ["--num-envs", "8", "--num-steps", "64", "--num-minibatches", "1"]
 MANY_ROWS = ["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "1"]
 

@@ -213,12 +213,18 @@ def test_settings_that_the_environment_refuses_leave_no_folder(tmp_path):
 
 
 def test_an_evaluation_without_an_end_can_be_stopped(tmp_path):
-    code = (
-        f"import sys, signal, threading, os, time; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
-        "from scripted import Endless; from test_run import TINY, dataclasses; from jaxrl import train\n"
-        "threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        f"train(dataclasses.replace(TINY, env=lambda: Endless(10**12), run_dir={str(tmp_path / 'run')!r}))"
-    )
+    code = f"""
+import itertools, os, signal, sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from scripted import Endless; from test_run import TINY, dataclasses; from jaxrl import train
+steps = itertools.count()
+class Interrupting(Endless):
+    def step(self, action):
+        if next(steps) == 1000:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().step(action)
+train(dataclasses.replace(TINY, env=lambda: Interrupting(10**12), run_dir={str(tmp_path / "run")!r}))
+"""
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert "KeyboardInterrupt" in run.stderr
     assert (tmp_path / "run" / "checkpoints" / "latest.npz").is_file()
