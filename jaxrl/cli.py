@@ -37,6 +37,7 @@ NAMES = (
     "--resume",
     "--video",
 )  # Flags whose values are names.
+REPEATABLE = "--sweep", "--wrapper"
 SMALL_MINIBATCH = 2**15  # Numbers in the widest layer's output: with twice as many, two threads give other bits.
 USAGE = """usage: jaxrl train --algo {ppo,ppo_kl,ddpg} --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
@@ -101,7 +102,8 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
     def command() -> None:
         from jaxrl.flags import EvaluateFlags
 
-        _evaluate(_parse(EvaluateFlags, sys.argv[1:] if argv is None else argv, prog="evaluate.py"))
+        words = _gathered(sys.argv[1:] if argv is None else argv)
+        _evaluate(_parse(EvaluateFlags, words, prog="evaluate.py"))
 
     return _run(command)
 
@@ -117,6 +119,7 @@ def parse_run(argv: Sequence[str]) -> "RunConfig":
     from jaxrl.flags import TrainFlags
     from jaxrl.study import load_study
 
+    argv = _gathered(argv)
     first, _ = _some_flags(argv, **{"--algo": "ppo", "--env": "CartPole-v1", "--resume": None})
     if first.resume is not None and not {"-h", "--help"} & set(argv):
         return _resumed(load_study(first.resume), argv)
@@ -189,6 +192,23 @@ def _parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) -
         near = next((text for text in texts if text.startswith("Perhaps you meant")), "")
         hint = f"; perhaps you meant {' or '.join(re.findall(r'--[a-z][a-z-]*', near))}" if near else ""
         raise BadInput(f"{texts[0].rstrip('.')}{hint}; see {prog} --help") from None
+
+
+def _gathered(argv: Sequence[str]) -> list[str]:
+    """`--sweep A --sweep B` as `--sweep A B`, which is all that the parsers know: of a flag that is given twice they
+    take the second alone."""
+    others: list[str] = []
+    gathered: dict[str, list[str]] = {}
+    here = others
+    for word in argv:
+        flag, given, value = word.partition("=")
+        if flag in REPEATABLE:
+            here = gathered.setdefault(flag, [])
+            here += [value] if given else []
+        else:
+            here = others if word.startswith("-") else here
+            here.append(word)
+    return others + [word for flag, values in gathered.items() for word in (flag, *values)]
 
 
 def _spelled_out(word: str, is_name: bool = False) -> str:

@@ -261,6 +261,14 @@ def test_nobody_has_to_read_all_of_the_help():
     assert run.stdout.startswith("usage: train.py")
 
 
+def test_a_sweep_may_be_said_in_several_places():
+    sweep = parse_run(["--sweep", "gamma=0.9,0.99", "--seed", "1", "--sweep=clip-eps=0.1,0.2", "--max-grad-norm", "2"])
+    assert sweep == parse_run("--max-grad-norm 2 --seed 1 --sweep gamma=0.9,0.99 clip-eps=0.1,0.2".split())
+    assert sweep.sweep == ("gamma=0.9,0.99", "clip-eps=0.1,0.2") and sweep.seed == 1
+    wrapper = parse_run(["--wrapper", "a:b", "--sweep", "gamma=0.9,1", "--wrapper", "c:d", "e:f", "--seed", "2"])
+    assert (wrapper.wrapper, wrapper.sweep, wrapper.seed) == (("a:b", "c:d", "e:f"), ("gamma=0.9,1",), 2)
+
+
 def test_flags_reach_the_run():
     run = parse_run(
         [
