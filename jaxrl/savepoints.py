@@ -127,8 +127,12 @@ class Savepoints:
 
 def adopt(source: Path, training: Training) -> None:
     """Starts `training` from the networks and the observation statistics of the run in `source`."""
-    path = source / "checkpoints" / "latest.npz"
-    path = path if path.exists() else path.with_name("previous.npz")  # Killed between two renamings.
+    latest = source / "checkpoints" / "latest.npz"
+    path = latest if latest.exists() else latest.with_name("previous.npz")  # Killed between two renamings.
+    if not path.exists():
+        raise BadInput(
+            f"init_from {source} holds no checkpoint, there is no {latest}: it must be the folder of a single run"
+        )
     actor, critic = training.state.actor, training.state.critic
     parts = [part for part in ("params", "target_params") if hasattr(actor, part)]
     networks = {"actor": actor, "critic": critic}

@@ -80,7 +80,7 @@ BAD_TRAIN = {
     "folder with something in it": (["--run-dir", "."], "not empty"),
     "folder that cannot be": (["--run-dir", "full/under/a/file"], "full"),
     "run to resume missing": (["--resume", "nothing"], "nothing"),
-    "run to start from missing": (["--init-from", "nothing"], "nothing"),
+    "run to start from missing": (["--init-from", "nothing"], "init_from nothing holds no checkpoint, there is no"),
     "resumed with other settings": (["--resume", "RUN", "--gamma", "0.5"], "--gamma"),
     "resumed to another end of an annealed run": (["--resume", "RUN", "--total-steps", "999"], "anneals"),
     "resumed to a word": (["--resume", "RUN", "--total-steps", "far"], "far"),
@@ -263,7 +263,7 @@ def test_nobody_has_to_read_all_of_the_help():
 
 def test_a_sweep_may_be_said_in_several_places():
     sweep = parse_run(["--sweep", "gamma=0.9,0.99", "--seed", "1", "--sweep=clip-eps=0.1,0.2", "--max-grad-norm", "2"])
-    assert sweep == parse_run("--max-grad-norm 2 --seed 1 --sweep gamma=0.9,0.99 clip-eps=0.1,0.2".split())
+    assert sweep == parse_run(["--max-grad-norm", "2", "--seed", "1", "--sweep", "gamma=0.9,0.99", "clip-eps=0.1,0.2"])
     assert sweep.sweep == ("gamma=0.9,0.99", "clip-eps=0.1,0.2") and sweep.seed == 1
     wrapper = parse_run(["--wrapper", "a:b", "--sweep", "gamma=0.9,1", "--wrapper", "c:d", "e:f", "--seed", "2"])
     assert (wrapper.wrapper, wrapper.sweep, wrapper.seed) == (("a:b", "c:d", "e:f"), ("gamma=0.9,1",), 2)

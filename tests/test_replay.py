@@ -20,7 +20,7 @@ from jaxrl.replay_file import forget, load_replay, save_replay
 
 S, A = 2, 3
 add = jax.jit(replay_add, donate_argnums=0)
-put, empty = jax.jit(replay_add), functools.cache(replay_init)  # Nothing donated: so one empty buffer serves many times.
+put, empty = jax.jit(replay_add), functools.cache(replay_init)  # Donates nothing: one empty buffer serves often.
 sample = jax.jit(replay_sample, static_argnums=2)
 
 
