@@ -38,7 +38,9 @@ NAMES = (
     "--video",
 )  # Flags whose values are names.
 REPEATABLE = "--sweep", "--wrapper"
-SMALL_MINIBATCH = 2**15  # Numbers in the widest layer's output: with twice as many, two threads give other bits.
+# A minibatch's numbers in the widest layer's output, and its rows. With twice as many of either two threads give other
+# bits: they share the sums over rows among them, for 2,048 rows of 376 numbers even in front of a layer of 16 units.
+SMALL_MINIBATCH, FEW_ROWS = 2**15, 2**10
 USAGE = """usage: jaxrl train --algo {ppo,ppo_kl,ddpg} --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
 each lists its options with --help"""
@@ -392,8 +394,8 @@ def _choose_threads(run: "RunConfig") -> None:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(run.agent, PPOConfig) and cores == 2:
-        rows, widest = run.num_envs * run.num_steps, max(run.agent.hidden_sizes, default=0)
-        if rows * widest <= SMALL_MINIBATCH * run.agent.num_minibatches:
+        rows = run.num_envs * run.num_steps / run.agent.num_minibatches
+        if rows <= FEW_ROWS and rows * max(run.agent.hidden_sizes, default=0) <= SMALL_MINIBATCH:
             os.environ.setdefault("NPROC", "1")
 
 

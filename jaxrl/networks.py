@@ -225,12 +225,11 @@ def _turned_product(x: Array, kernel: Array) -> Array:
     Barriers become barriers in the transpose. Without them XLA would join the transposes to the product, and have the
     slower one again.
     """
-    fan_in, width = kernel.shape
-    if jax.default_backend() != "cpu" or not 1 < width <= NARROW:
+    if jax.default_backend() != "cpu" or not 1 < kernel.shape[1] <= NARROW:
         return _matmul(x, kernel)
     barrier = jax.lax.optimization_barrier
-    columns = barrier(_matmul(barrier(kernel.T), x.reshape(-1, fan_in).T))
-    return columns.T.reshape(*x.shape[:-1], width)
+    columns = barrier(jnp.tensordot(barrier(kernel.T), x, axes=(1, -1), precision=EXACT))
+    return jnp.moveaxis(columns, 0, -1)
 
 
 def _matmul(x: Array, kernel: Array) -> Array:

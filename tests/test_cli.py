@@ -181,6 +181,8 @@ MANY_ROWS = ["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "1"]
         ([*MANY_ROWS], 2, None),
         ([*MANY_ROWS, "--num-minibatches", "4"], 2, "1"),
         ([*FEW_ROWS, "--hidden-sizes", "64", "256"], 2, None),
+        (["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "1", "--hidden-sizes", "16", "16"], 2, None),
+        (["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "2", "--hidden-sizes", "32", "32"], 2, "1"),
         (["--algo", "ddpg", "--env", "Pendulum-v1", "--hidden-sizes", "8", "8"], 2, None),
     ],
 )
@@ -212,23 +214,24 @@ print(names.count("tf_XLAEigen"), names)
 
 
 def test_the_other_thread_would_change_no_bit():
-    """At the largest minibatch that is small."""
+    """At the largest minibatches that are small."""
     script = """
 import hashlib, jax, numpy as np
 from gymnasium import spaces
 from jaxrl import PPOConfig, Transition, ppo_init, ppo_update
-rng, sizes, rows, width = np.random.default_rng(0), ((17,), (17,), (6,), ()), (64, 8), 64
-obs, after, action, reward = (rng.normal(size=(*rows, *size)).astype(np.float32) for size in sizes)
-never = np.zeros(rows, bool)
-config = PPOConfig(hidden_sizes=(width, width), num_minibatches=1, num_epochs=3)
-state = ppo_init(jax.random.key(0), config, spaces.Box(-1.0, 1.0, (17,)), spaces.Box(-1.0, 1.0, (6,)))
-after = jax.jit(ppo_update)(state, Transition(obs, action, reward, after, never, never))[0]
-learned = jax.tree.leaves((after.actor.params, after.critic.params))
-print(hashlib.md5(b"".join(np.asarray(leaf).tobytes() for leaf in learned)).hexdigest())
+for rows, seen, width in (((64, 8), 17, 64), ((128, 8), 376, 32)):
+    rng, sizes = np.random.default_rng(0), ((seen,), (seen,), (17,), ())
+    obs, after, action, reward = (rng.normal(size=(*rows, *size)).astype(np.float32) for size in sizes)
+    never = np.zeros(rows, bool)
+    config = PPOConfig(hidden_sizes=(width, width), num_minibatches=1, num_epochs=3)
+    state = ppo_init(jax.random.key(0), config, spaces.Box(-1.0, 1.0, (seen,)), spaces.Box(-1.0, 1.0, (17,)))
+    after = jax.jit(ppo_update)(state, Transition(obs, action, reward, after, never, never))[0]
+    learned = jax.tree.leaves((after.actor.params, after.critic.params))
+    print(hashlib.md5(b"".join(np.asarray(leaf).tobytes() for leaf in learned)).hexdigest())
 """
     command, one, two = [sys.executable, "-c", script], dict(os.environ, NPROC="1"), dict(os.environ, NPROC="2")
     said = [subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout for env in (one, two)]
-    assert said[0] == said[1] and len(said[0]) == 33
+    assert said[0] == said[1] and len(said[0]) == 2 * 33
 
 
 @pytest.mark.parametrize(
