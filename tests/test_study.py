@@ -125,7 +125,7 @@ def test_what_is_no_study_is_not_resumed(tmp_path):
         ("--sweep gamma=0.9,1.5", "gamma is 1.5: it must be between 0 and 1"),
         ("--sweep gamma=0.9 gamma=0.9", "given twice"),
         ("--sweep kl_target=0.1,0.2", "kl_target adapts kl_coef, which is off"),
-        ("--sweep gamma=0.9 --num-seeds 1024 --sweep gamma=0.9,0.8", "it must be at most 1,024 runs"),
+        ("--num-seeds 1024 --sweep gamma=0.9,0.8", "it must be at most 1,024 runs"),
         ("--sweep gamma=0.9 --run-dir full", "not empty"),
         ("--sweep gamma=0.9 --render", "one run"),
     ],
