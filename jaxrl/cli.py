@@ -390,13 +390,19 @@ def _choose_threads(run: "RunConfig") -> None:
     Up to this size XLA gives the same bits with one thread and with two, so a run of many still equals the run alone.
     `NPROC`, if the user has set it, says otherwise.
     """
-    from jaxrl.ppo import PPOConfig
+    from jaxrl.envs import make_envs
+    from jaxrl.ppo import PPOConfig, num_outputs
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(run.agent, PPOConfig) and cores == 2:
-        rows = run.num_envs * run.num_steps / run.agent.num_minibatches
-        if rows <= FEW_ROWS and rows * max(run.agent.hidden_sizes, default=0) <= SMALL_MINIBATCH:
-            os.environ.setdefault("NPROC", "1")
+    if not isinstance(run.agent, PPOConfig) or cores != 2 or "NPROC" in os.environ:
+        return
+    rows = run.num_envs * run.num_steps / run.agent.num_minibatches
+    if rows > FEW_ROWS or rows * max(run.agent.hidden_sizes, default=0) > SMALL_MINIBATCH:
+        return
+    one = make_envs(run.env, 1, run.seed, wrapper=run.wrapper)  # The last layer may be the widest.
+    one.close()
+    if rows * num_outputs(one.action_space) <= SMALL_MINIBATCH:
+        os.environ["NPROC"] = "1"
 
 
 if __name__ == "__main__":

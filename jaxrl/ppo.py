@@ -232,6 +232,15 @@ def _actor_for(config: PPOConfig, space: spaces.Space) -> tuple[Any, ...]:
     return GaussianActor, config.hidden_sizes, low, high, config.initial_log_std, config.squash_actions
 
 
+def num_outputs(space: spaces.Space) -> int:
+    """How many numbers the actor's last layer gives, for actions of `space`."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.nvec.size * int(space.nvec.max())
+    return math.prod(space.shape or ()) * (2 if isinstance(space, spaces.MultiBinary) else 1)
+
+
 def ppo_act(state: PPOState, obs: Array) -> Distribution:
     """The policy at `obs`, `(..., S)`: a distribution over actions. It does not normalise observations."""
     return state.actor.apply_fn(state.actor.params, obs)

@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from jaxrl.cli import _choose_threads, evaluate_command, main, parse_run, train_command
 from jaxrl.config import OWN, RunConfig
@@ -167,6 +171,17 @@ print(train_command(["--env", "CartPol-v1"]), gc.isenabled() == was, gc.get_free
     assert run.stdout == f"2 True {set_apart}\n"
 
 
+class ManyActions(gym.Env):
+    observation_space, action_space = spaces.Box(-1.0, 1.0, (1,)), spaces.Discrete(100)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+
+class FewActions(gym.Wrapper):
+    action_space = spaces.Discrete(2)
+
+
 FEW_ROWS = ["--num-envs", "8", "--num-steps", "64", "--num-minibatches", "1"]
 MANY_ROWS = ["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "1"]
 
@@ -184,11 +199,14 @@ MANY_ROWS = ["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "1"]
         (["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "1", "--hidden-sizes", "16", "16"], 2, None),
         (["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "2", "--hidden-sizes", "32", "32"], 2, "1"),
         (["--algo", "ddpg", "--env", "Pendulum-v1", "--hidden-sizes", "8", "8"], 2, None),
+        (["--env", "ManyActions-v0", *FEW_ROWS, "--wrapper", "test_cli:FewActions"], 2, "1"),
+        (["--env", "ManyActions-v0", *FEW_ROWS], 2, None),
     ],
 )
 def test_small_minibatches_of_many_runs_take_one_thread_of_two(flags, cores, threads, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.setitem(gym.registry, "ManyActions-v0", EnvSpec("ManyActions-v0", entry_point=ManyActions))
     _choose_threads(parse_run(flags))
     assert os.environ.get("NPROC") == threads
 

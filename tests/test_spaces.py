@@ -17,6 +17,7 @@ from jaxrl.flatten import describe, flatten, layout, width
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalizer_init
 from jaxrl.policy import save_policy
+from jaxrl.ppo import num_outputs
 
 OBSERVATIONS = {
     "vector": spaces.Box(-1.0, 1.0, (3,)),
@@ -129,6 +130,12 @@ def acted(tmp_path, init, config, observations, actions):
 def test_ppo_acts_in_every_space(tmp_path, actions):
     config = PPOConfig(hidden_sizes=(4, 4), squash_actions=actions == "squashed", initial_log_std=1.0)
     acted(tmp_path, ppo_init, config, "dict", "box, in rows" if actions == "squashed" else actions)
+
+
+@pytest.mark.parametrize("space", ACTIONS.values(), ids=ACTIONS)
+def test_the_last_layer_has_as_many_outputs_as_is_said(space):
+    state = ppo_init(jax.random.key(0), PPOConfig(hidden_sizes=(4, 5)), spaces.Box(-1.0, 1.0, (3,)), space)
+    assert state.actor.params["params"]["mlp"]["Dense_2"]["kernel"].shape == (5, num_outputs(space))
 
 
 @pytest.mark.parametrize("observations", OBSERVATIONS)
