@@ -131,6 +131,26 @@ def test_a_product_can_be_differentiated_forward_twice_and_in_batches(tolerance)
     np.testing.assert_allclose(forward, x @ along, rtol=tolerance, atol=10 * tolerance)
     second = jax.jvp(jax.grad(squared, argnums=1), (x, kernel), (jnp.zeros_like(x), along))[1]
     np.testing.assert_allclose(second, 2 * x.T @ (x @ along), rtol=tolerance, atol=30 * tolerance)
+    # And of one argument's gradient along the other.
+    aside = jnp.asarray(rng.normal(size=x.shape), x.dtype)
+    mixed = jax.jvp(jax.grad(squared, argnums=1), (x, kernel), (aside, jnp.zeros_like(kernel)))[1]
+    np.testing.assert_allclose(
+        mixed, 2 * (aside.T @ (x @ kernel) + x.T @ (aside @ kernel)), rtol=tolerance, atol=30 * tolerance
+    )
+    mixed = jax.jvp(jax.grad(squared), (x, kernel), (jnp.zeros_like(x), along))[1]
+    np.testing.assert_allclose(
+        mixed, 2 * ((x @ along) @ kernel.T + (x @ kernel) @ along.T), rtol=tolerance, atol=30 * tolerance
+    )
     kernels = jnp.stack([kernel, along])
     batch = jax.vmap(jax.grad(squared, argnums=1), in_axes=(None, 0))(x, kernels)
     np.testing.assert_allclose(batch, 2 * x.T @ (x @ kernels), rtol=tolerance, atol=30 * tolerance)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="turned for CPUs only")
+def test_the_last_layers_of_actors_are_turned():
+    seen, done = spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (2,))
+    ppo = ppo_init(jax.random.key(0), PPOConfig(hidden_sizes=(40, 40)), seen, done)
+    ddpg = ddpg_init(jax.random.key(0), DDPGConfig(hidden_sizes=(40, 40)), seen, done)
+    for actor in (ppo.actor, ddpg.actor):
+        gradient = jax.grad(lambda params, actor=actor: actor.apply_fn(params, jnp.ones((5, 3))).mode().sum())
+        assert barriers(gradient, actor.params) == 2
