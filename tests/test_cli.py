@@ -14,7 +14,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from jaxrl.cli import _choose_threads, evaluate_command, main, parse_run, train_command
+from jaxrl.cli import _choose_threads, _gathered, evaluate_command, main, parse_run, train_command
 from jaxrl.config import OWN, RunConfig
 from jaxrl.ddpg import DDPGConfig
 from jaxrl.ppo import PPOConfig
@@ -196,8 +196,8 @@ MANY_ROWS = ["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "1"]
         ([*MANY_ROWS], 2, None),
         ([*MANY_ROWS, "--num-minibatches", "4"], 2, "1"),
         ([*FEW_ROWS, "--hidden-sizes", "64", "256"], 2, None),
-        (["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "1", "--hidden-sizes", "16", "16"], 2, None),
-        (["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "2", "--hidden-sizes", "32", "32"], 2, "1"),
+        ([*MANY_ROWS, "--hidden-sizes", "16", "16"], 2, None),
+        ([*MANY_ROWS, "--num-minibatches", "2", "--hidden-sizes", "32", "32"], 2, "1"),
         (["--algo", "ddpg", "--env", "Pendulum-v1", "--hidden-sizes", "8", "8"], 2, None),
         (["--env", "ManyActions-v0", *FEW_ROWS, "--wrapper", "test_cli:FewActions"], 2, "1"),
         (["--env", "ManyActions-v0", *FEW_ROWS], 2, None),
@@ -288,6 +288,7 @@ def test_a_sweep_may_be_said_in_several_places():
     assert sweep.sweep == ("gamma=0.9,0.99", "clip-eps=0.1,0.2") and sweep.seed == 1
     wrapper = parse_run(["--wrapper", "a:b", "--sweep", "gamma=0.9,1", "--wrapper", "c:d", "e:f", "--seed", "2"])
     assert (wrapper.wrapper, wrapper.sweep, wrapper.seed) == (("a:b", "c:d", "e:f"), ("gamma=0.9,1",), 2)
+    assert _gathered(["--wrapper=a:b", "RUN", "--wrapper", "c:d"]) == ["RUN", "--wrapper", "a:b", "c:d"]
 
 
 def test_flags_reach_the_run():
