@@ -278,16 +278,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
 def _named_arrays(name: str, of: Layout, obs: Any) -> Iterator[tuple[str, Any, np.ndarray]]:
     """The arrays of which observations consist, each with its name and its layout, once their shapes are checked."""
     if isinstance(of, dict | list):
-        is_one, wanted = isinstance(obs, Mapping), f"a dict with the keys {', '.join(map(str, of))}"
-        if isinstance(of, list):
-            is_one, wanted = isinstance(obs, tuple | list), f"a tuple of {len(of)} parts"
-        if not is_one:
-            is_what = f"has the shape {obs.shape}" if isinstance(obs, np.ndarray) else f"is a {type(obs).__name__}"
-            flat = f", or flattened, of shape (N, {width(of)})" if name == "obs" else ""
-            raise BadInput(f"{name} {is_what}: it must be {wanted}{flat}")
-        if len(obs) != len(of) or (isinstance(of, dict) and obs.keys() != of.keys()):
-            has = f"the keys {', '.join(map(str, obs))}" if isinstance(of, dict) else f"{len(obs)} parts"
-            raise BadInput(f"{name} has {has}: it must be {wanted}")
+        _check_parts(name, of, obs)
         for key, part in _parts(of):
             yield from _named_arrays(f"{name}[{key!r}]", part, obs[key])
         return
@@ -295,10 +286,19 @@ def _named_arrays(name: str, of: Layout, obs: Any) -> Iterator[tuple[str, Any, n
     if not _fits(of, array.shape):
         many = f"({', '.join(map(str, ('N', *shape)))}{'' if shape else ','})"
         flat = f", or flattened (N, {width(of)})" if name == "obs" and shape != (width(of),) else ""
-        raise BadInput(
-            f"{name} has the shape {array.shape}: it must be {shape} for one observation, {many} for N{flat}"
-        )
+        raise BadInput(f"{name} has the shape {array.shape}: it must be {shape} for one, {many} for N of them{flat}")
     yield name, of, array
+
+
+def _check_parts(name: str, of: dict[str, Any] | list[Any], obs: Any) -> None:
+    wanted = f"a dict with the keys {', '.join(of)}" if isinstance(of, dict) else f"a tuple of {len(of)} parts"
+    if not isinstance(obs, Mapping if isinstance(of, dict) else tuple | list):
+        given = f"has the shape {obs.shape}" if isinstance(obs, np.ndarray) else f"is a {type(obs).__name__}"
+        flat = f", or flattened, of shape (N, {width(of)})" if name == "obs" else ""
+        raise BadInput(f"{name} {given}: it must be {wanted}{flat}")
+    if len(obs) != len(of) or (isinstance(obs, Mapping) and obs.keys() != set(of)):
+        given = f"the keys {', '.join(map(str, obs))}" if isinstance(of, dict) else f"{len(obs)} parts"
+        raise BadInput(f"{name} has {given}: it must be {wanted}")
 
 
 def _common_count(named: list[tuple[str, Any, np.ndarray]]) -> int | None:
