@@ -103,14 +103,15 @@ def flatten(of: Layout, obs: Any, num_rows: int) -> np.ndarray:
       number that float32 cannot hold becomes infinite. Of a Discrete, MultiDiscrete or MultiBinary that holds a value
       which its space does not have, all numbers of that row become NaN.
     """
-    if isinstance(of, dict | list):
-        return np.concatenate([flatten(part, obs[key], num_rows) for key, part in _parts(of)], axis=1)
+    if isinstance(of, tuple):
+        return _float32(obs).reshape(num_rows, -1)
     if isinstance(of, OneHot):
         return _one_hot(of, obs, num_rows)
-    rows = _float32(obs).reshape(num_rows, -1)
     if isinstance(of, Binary):
+        rows = _float32(obs).reshape(num_rows, -1)
         rows[~((rows == 0) | (rows == 1)).all(1)] = np.nan
-    return rows
+        return rows
+    return np.concatenate([flatten(part, obs[key], num_rows) for key, part in _parts(of)], axis=1)
 
 
 def describe(of: Layout) -> str:
