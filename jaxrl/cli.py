@@ -259,7 +259,7 @@ def _evaluate(flags: "EvaluateFlags") -> None:
             f"--stochastic samples actions, but the policy in {flags.run_dir} is deterministic: leave it off"
         )
     rng = np.random.default_rng(flags.seed or 0) if flags.stochastic else None
-    results = evaluate(lambda obs: policy(obs, rng), envs, episodes, seed)
+    results = evaluate(lambda obs: policy.act(obs, rng), envs, episodes, seed)
     envs.close()
     if camera is not None:
         camera.save()

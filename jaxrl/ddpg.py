@@ -101,8 +101,8 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
     Args:
       key: JAX key; equal keys give equal states.
       config: checked by `check_config`.
-      observation_space: Box of any shape, or a Dict of such; observations reach the kernel flattened, `(..., S)`, as
-        `jaxrl.flatten` says.
+      observation_space: Box, Discrete, MultiDiscrete or MultiBinary of any shape, or a Dict or Tuple of such;
+        observations reach the kernel flattened, `(..., S)`, as `jaxrl.flatten` says.
       action_space: a bounded Box of any shape, flattened, `(A,)`; each dimension has bounds of its own.
 
     Returns:

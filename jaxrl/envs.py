@@ -23,7 +23,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from jaxrl.env_state import env_state, set_env_state
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
-from jaxrl.flatten import flatten, layout, width
+from jaxrl.flatten import flatten, layout, observation_at, what_is_wrong, width
 from jaxrl.guard import FAULT, Guard, guarded
 from jaxrl.pool import Pool
 from jaxrl.registry import find_callable, find_spec, is_native
@@ -100,6 +100,7 @@ class Envs:
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
         self._layout = layout(self.observation_space)
+        self._odd_obs = f"gave an observation that is {what_is_wrong(self._layout)}"
         space = self.action_space
         self._bounds = (space.low, space.high) if isinstance(space, spaces.Box) else None
         self._action_shape = (self.num_envs, *(self.action_space.shape or ()))
@@ -177,7 +178,7 @@ class Envs:
         if not _finite(reward):
             wrong |= _not_finite("gave a reward that is not finite", reward)
         if not _finite(next_obs):
-            wrong |= _not_finite("gave an observation that is not finite", next_obs)
+            wrong |= _not_finite(self._odd_obs, next_obs)
         if FAULT in infos or FAULT in (infos.get("final_info") or ()):
             wrong |= _reported(infos)
         anew = ended.copy() if any_ended and self._mode is AutoresetMode.DISABLED else None
@@ -293,8 +294,7 @@ class Envs:
             )
         next_obs = self.obs.copy()
         for index in np.flatnonzero(ended):
-            parts = {key: part[index] for key, part in final.items()} if isinstance(final, dict) else final[index]
-            next_obs[index] = flatten(self._layout, parts, 1)[0]
+            next_obs[index] = flatten(self._layout, observation_at(final, int(index)), 1)[0]
         return next_obs
 
     def _put_aside(self, wrong: dict[int, str], valid: np.ndarray | None, steps: int) -> np.ndarray | None:
@@ -325,13 +325,13 @@ class Envs:
     def _check_starts(self, steps: int) -> None:
         """After all else, what is to be acted on must be finite; a first observation that is not gets a second chance
         where faults are not to stop the run."""
-        wrong = dict(_not_finite("gave an observation that is not finite", self.obs))
+        wrong = dict(_not_finite(self._odd_obs, self.obs))
         if wrong and self._goes_on:
             rows = np.zeros(self.num_envs, bool)
             rows[list(wrong)] = True
             self.faults += [Fault(index, what) for index, what in sorted(wrong.items())]
             self._begin_anew(rows)
-            wrong = dict(_not_finite("gave an observation that is not finite, twice in a row after a reset", self.obs))
+            wrong = dict(_not_finite(f"{self._odd_obs}, twice in a row after a reset", self.obs))
         if wrong:
             raise self._fault(wrong, steps)
 

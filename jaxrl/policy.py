@@ -1,16 +1,16 @@
 """A trained policy on its own: a folder that holds all it takes to act, and nothing of how it was learned."""
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from gymnasium import spaces
 
 from jaxrl.checkpoint import load_arrays, save_tree, write_atomically
 from jaxrl.errors import BadInput
-from jaxrl.flatten import Layout, describe, flatten, layout
+from jaxrl.flatten import describe, layout, layout_from_json, layout_to_json, rows_of
 from jaxrl.networks import (
     CategoricalActor,
     DeterministicActor,
@@ -37,18 +37,29 @@ class Policy:
       notes: what else the bundle records: versions, and the evaluation it had.
     """
 
-    def __init__(
-        self, apply: Callable[..., Any], params: Any, normalizer: Normalizer, notes: dict[str, Any], action_space: Any
-    ) -> None:
+    def __init__(self, arrays: dict[str, np.ndarray], notes: dict[str, Any]) -> None:
+        """Puts a policy together from the arrays and the notes of a bundle, which `load_policy` reads."""
+        self._arrays = arrays
         self.env: str = notes["env"]
         self.wrapper: tuple[str, ...] = tuple(notes.get("wrapper", ()))
         self.notes = notes
         self.deterministic: bool = notes["actor"] == DeterministicActor.__name__
-        self._see = observer(normalizer)
+        settings = dict(notes["settings"], dtype=np.dtype(notes["settings"]["dtype"]))
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        _, apply = apply_function(ACTORS[notes["actor"]], *settings.values())
+        params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
         self._policy = host_policy(apply, params)
-        self._bounds = (action_space.low, action_space.high) if isinstance(action_space, spaces.Box) else None
-        self._layout = _layout_from_json(notes["observation"])
+        obs = Moments(arrays["obs.seen"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
+        self._see = observer(Normalizer(obs, None, np.zeros(0)))
+        self._layout = layout_from_json(notes["observation"])
+        self._bounds = (arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
         self._action_shape = tuple(notes["action_shape"])
+        # Older bundles do not say the type.
+        self._action_dtype = np.dtype(notes.get("action_dtype", self._bounds[0].dtype if self._bounds else np.int64))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, also one in another process, is put together from the same arrays and notes."""
+        return type(self), (self._arrays, self.notes)
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Raises BadInput unless an environment with these spaces is one that this policy can act in."""
@@ -60,26 +71,44 @@ class Policy:
                 f"{describe(found)} and takes {takes}"
             )
 
-    def __call__(self, obs: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    def __call__(self, obs: Any, rng: np.random.Generator | None = None) -> np.ndarray:
         """The most probable actions, or with `rng` sampled ones.
 
         Args:
-          obs: raw observations as the environment gives them, `(N, ...)`, of a Dict each part so; or already flattened.
+          obs: raw observations as the environment gives them: one, or a batch with a leading axis, of a Dict or Tuple
+            each part so; or flattened ones. `jaxrl.flatten.rows_of` says how its shape is read where two ways are
+            possible. No observations give no actions.
           rng: NumPy generator to sample with; a deterministic policy takes none.
 
         Returns:
-          Actions within the environment's bounds, `(N, ...)`, each of the action space's shape.
+          For one observation an action of the action space's shape, else a batch of these, `(N, ...)`: of the action
+          space's type and in that space.
+
+        Raises:
+          BadInput: the observations have another shape or structure, or are not finite or not in their space; `rng` is
+            no NumPy generator, or the policy is deterministic.
         """
+        rows, is_one = rows_of(self._layout, obs)
+        actions = self.act(rows, rng)
+        if not is_one:
+            return actions
+        # A Box has arrays, also of no dimensions. A Discrete has numbers, which an environment may look up in a dict.
+        return actions[0] if self._bounds is None else actions[0, ...]
+
+    def act(self, rows: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """As a call, for a batch of flattened observations only, `(N, S)` float32, as `jaxrl.make_envs` gives them."""
         if rng is not None and self.deterministic:
             raise BadInput("the policy is deterministic: there is nothing to sample with rng, leave it off")
-        if isinstance(obs, Mapping):
-            rows = flatten(self._layout, obs, len(next(iter(obs.values()))))
-        else:
-            rows = np.array(obs, np.float32).reshape(len(obs), -1)
-        distribution = self._policy(self._see(rows))
-        action = distribution.to_env(distribution.mode() if rng is None else distribution.sample(rng))
-        action = np.reshape(action, (len(rows), *self._action_shape))
-        return action if self._bounds is None else np.clip(action, *self._bounds)
+        if not isinstance(rng, np.random.Generator | None):
+            raise BadInput(f"rng is of type {type(rng).__name__}: it must be what numpy.random.default_rng makes")
+        with np.errstate(all="ignore"):  # What overflows is looked for.
+            distribution = self._policy(self._see(rows))
+            if any(np.isnan(leaf).any() for leaf in jax.tree.leaves(distribution)):
+                raise BadInput("obs holds numbers that are too large: the networks overflow, and there is no action")
+            action = distribution.to_env(distribution.mode() if rng is None else distribution.sample(rng))
+            # Clipped last: to round to another type can lead out of the bounds.
+            action = np.reshape(action, (len(rows), *self._action_shape)).astype(self._action_dtype, copy=False)
+            return action if self._bounds is None else np.clip(action, *self._bounds)
 
 
 def save_policy(
@@ -109,9 +138,10 @@ def save_policy(
         "env": env,
         "actor": type(module).__name__,
         "settings": settings,
-        "observation": layout(observation_space),
+        "observation": layout_to_json(layout(observation_space)),
         "action": _action_kind(action_space),
         "action_shape": action_space.shape or (),
+        "action_dtype": np.dtype(action_space.dtype).name,
         **notes,
     }
     arrays: dict[str, Any] = {"params": actor.params}
@@ -141,25 +171,14 @@ def load_policy(path: str | Path) -> Policy:
     folder = next((folder for folder in candidates if (folder / "policy.npz").is_file()), None)
     if folder is None:
         raise BadInput(f"there is no policy in {path}: give a run's folder, or a policy's with a policy.npz in it")
-    arrays, notes = load_arrays(folder / "policy.npz")
+    # Caches of model hubs keep links; what they lead to is data only, and its digest is checked.
+    arrays, notes = load_arrays((folder / "policy.npz").resolve())
     if notes.get("format") != FORMAT or notes.get("actor") not in ACTORS:
         raise BadInput(f"{folder} holds a policy of an unknown kind: this version of jaxrl reads format {FORMAT}")
     try:
-        settings = dict(notes["settings"], dtype=np.dtype(notes["settings"]["dtype"]))
-        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-        _, apply = apply_function(ACTORS[notes["actor"]], *settings.values())
-        obs = Moments(arrays["obs.seen"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
-        action_space = spaces.Box(arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
-        params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
-        return Policy(apply, params, Normalizer(obs, None, np.zeros(0)), notes, action_space)
+        return Policy(arrays, notes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{folder} holds a policy whose description is incomplete: {error}") from error
-
-
-def _layout_from_json(record: Any) -> Layout:
-    if isinstance(record, dict):
-        return {key: _layout_from_json(part) for key, part in record.items()}
-    return tuple(record)
 
 
 def _action_kind(space: spaces.Space) -> str:

@@ -200,8 +200,8 @@ def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, act
     Args:
       key: JAX key; equal keys give equal states.
       config: checked by `check_config`.
-      observation_space: Box of any shape, or a Dict of such; observations reach the kernel flattened, `(..., S)`, as
-        `jaxrl.flatten` says.
+      observation_space: Box, Discrete, MultiDiscrete or MultiBinary of any shape, or a Dict or Tuple of such;
+        observations reach the kernel flattened, `(..., S)`, as `jaxrl.flatten` says.
       action_space: Discrete, MultiDiscrete, MultiBinary, or a bounded Box, each of any shape; actions of more than one
         axis are flattened, `(..., A)`.
 

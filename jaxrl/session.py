@@ -207,7 +207,7 @@ class Session:
     def _say_what_is_flattened(self) -> None:
         observation_space, action_space = self._spaces
         seen = layout(observation_space)
-        if isinstance(seen, dict) or len(seen) != 1:
+        if not isinstance(seen, tuple) or len(seen) != 1:
             self._log.say(f"observations are flattened to {width(seen)} numbers: {describe(seen)}")
         if action_space.shape and len(action_space.shape) > 1:
             self._log.say(f"actions of shape {action_space.shape} are flattened to {math.prod(action_space.shape)}")

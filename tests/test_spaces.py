@@ -212,10 +212,10 @@ def test_the_parts_of_a_dict_in_another_order_are_another_space(tmp_path):
 
 
 REFUSED = [
-    (spaces.Discrete(4), spaces.Discrete(2), "observation space Discrete .*FlattenObservation"),
-    (spaces.Tuple([spaces.Box(0, 1, (2,))]), spaces.Discrete(2), "observation space Tuple"),
-    (spaces.Dict(a=spaces.Discrete(3)), spaces.Discrete(2), "observation space Discrete"),
-    (spaces.Dict({}), spaces.Discrete(2), "observation space Dict"),
+    (spaces.Text(4), spaces.Discrete(2), "observation space Text .*FlattenObservation"),
+    (spaces.Tuple([spaces.Sequence(spaces.Discrete(2))]), spaces.Discrete(2), "observation space Sequence"),
+    (spaces.Dict(a=spaces.Graph(spaces.Discrete(3), None)), spaces.Discrete(2), "observation space Graph"),
+    (spaces.Dict({}), spaces.Discrete(2), "observation space Dict is empty"),
     (spaces.Dict({1: spaces.Box(0, 1, (2,))}), spaces.Discrete(2), "key 1: its keys must be strings"),
     (spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Discrete(2), "pixels"),
     (spaces.Box(-1.0, 1.0, (2,)), spaces.Tuple([spaces.Discrete(2)]), "action space Tuple"),
