@@ -11,8 +11,8 @@ from gymnasium.vector import VectorEnv
 from jaxrl.envs import EnvLike, Envs, Fault, FinishedEpisode, make_envs, steps_natively
 
 MAX_ENVS_IN_TURN = 10  # More environments that step one after the other would only cost time to build.
-# Steps of an episode where the task has no limit of its own. Ten times the longest limit of Gymnasium's own tasks, and
-# at the ten microseconds that a small task takes for a step less than a second.
+# Steps of an episode where the task has no limit of its own: ten times the longest limit of Gymnasium's own tasks, and
+# still a matter of seconds where a step takes ten microseconds.
 DEFAULT_MAX_STEPS = 20_000
 
 
@@ -162,7 +162,7 @@ class _Tally:
         """Where no environment can be reset alone, those whose episode was cut wait for the last that has one to count;
         then all are reset."""
         self._waiting.update(indices)
-        if all(index in self._waiting for index in range(self._envs.num_envs) if self._owes(index)):
+        if self.missing and all(index in self._waiting for index in range(self._envs.num_envs) if self._owes(index)):
             self._seeds = self._envs.seeds(np.random.SeedSequence(self._seeds))
             self._envs.reset(self._seeds)
             self._waiting.clear()
