@@ -40,6 +40,7 @@ SAMPLES = 2_000
 # Of a run's settings those that make no other variant of it.
 NO_VARIANT = {"algo", "env", "seed", "agent", "num_seeds", "sweep", "run_dir", "resume", "render", "env_timeout"}
 NO_VARIANT |= {"total_steps", "log_every", "checkpoint_every", "eval_every", "eval_episodes", "stop_return"}
+NO_VARIANT |= {"eval_max_steps", "eval_backend"}
 
 
 class Curve(NamedTuple):

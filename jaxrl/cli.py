@@ -85,6 +85,9 @@ def _print_results(study: "RunConfig", results: "Sequence[Result]") -> None:
     """A table of the last evaluations of several runs: a line for each setting, over its seeds."""
     from jaxrl.study import setting_of
 
+    if study.eval_every is None:
+        print(f"{len(results)} runs are done; eval_every is none, so there are no evaluations to show")
+        return
     last: dict[str, list[float]] = {"last evaluations": []}
     for result in results:
         setting = setting_of(study, result.run)
@@ -228,7 +231,7 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     import numpy as np
 
     from jaxrl.envs import make_envs
-    from jaxrl.evaluate import evaluate, make_eval_envs
+    from jaxrl.evaluate import MAX_ENVS_IN_TURN, cut_line, evaluate, make_eval_envs
     from jaxrl.policy import load_policy
 
     _check_flags(flags)
@@ -250,7 +253,9 @@ def _evaluate(flags: "EvaluateFlags") -> None:
         camera = Camera(env, path, **options)
         envs = make_envs(camera, 1, 0, wrapper=wrapper)
     else:
-        envs = make_eval_envs(env, episodes, wrapper, record.get("on_fault", "stop"), **options)
+        max_envs = record.get("num_envs", MAX_ENVS_IN_TURN)
+        backend = record.get("backend", "gymnasium")
+        envs = make_eval_envs(env, episodes, wrapper, record.get("on_fault", "stop"), backend, max_envs, **options)
     policy.check_spaces(envs.observation_space, envs.action_space)
     if flags.recorded and envs.num_envs != record["num_envs"]:
         raise BadInput(f"the evaluation ran in {record['num_envs']} environments, here it is {envs.num_envs}")
@@ -259,7 +264,12 @@ def _evaluate(flags: "EvaluateFlags") -> None:
             f"--stochastic samples actions, but the policy in {flags.run_dir} is deterministic: leave it off"
         )
     rng = np.random.default_rng(flags.seed or 0) if flags.stochastic else None
-    results = evaluate(lambda obs: policy.act(obs, rng), envs, episodes, seed)
+    for name in envs.normalizing:
+        print(f"the environment has {name} inside, which begins here with new statistics, not those of the training")
+    cut: list[Any] = []
+    # An evaluation whose record says nothing of a bound had none.
+    max_steps = record.get("max_steps", sys.maxsize) if flags.recorded else None
+    results = evaluate(lambda obs: policy.act(obs, rng), envs, episodes, seed, max_steps=max_steps, cut=cut)
     envs.close()
     if camera is not None:
         camera.save()
@@ -267,6 +277,8 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     returns, lengths = results
     for episode_return, length in zip(returns, lengths, strict=True):
         print(f"return {episode_return:.1f}, {length} steps")
+    if cut:
+        print(f"{cut_line(cut, episodes)} (--max-episode-steps)")
     print(f"{env}: mean return {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes")
     if flags.recorded:
         same = float(returns.mean()) == record["mean_return"]

@@ -19,6 +19,8 @@ from jaxrl.envs import EnvLike, WrapperLike
 from jaxrl.errors import BadInput
 from jaxrl.ppo import PPOConfig
 
+BY_ALGORITHM: Any = "by algorithm"  # A default that the algorithm decides.
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -43,7 +45,7 @@ class RunConfig:
     """Wrappers around each environment, module:callable, the innermost first; from Python also callables."""
     env_backend: Literal["gymnasium", "async", "envpool"] = "gymnasium"
     """Where the environments trained in run: gymnasium in this process, async each in a process of its own, envpool in
-    the threads of EnvPool, for CartPole and the MuJoCo tasks. Evaluations always run in Gymnasium's."""
+    the threads of EnvPool, for CartPole and the MuJoCo tasks."""
     env_timeout: float = 60.0
     """Seconds that an environment in a process of its own may take for an answer, before the run is ended."""
     on_fault: Literal["stop", "reset"] = "stop"
@@ -69,15 +71,23 @@ class RunConfig:
     """Transitions in the batch of an update."""
     updates_per_step: int = 1
     """Updates for each joint step of the environments: with N of them, for N steps."""
-    eval_every: int = None  # type: ignore[assignment]
+    eval_every: int | None = BY_ALGORITHM
     """Evaluate before the first step and at the first update at or after each multiple of this many steps; by default
-    50,000 for PPO, 5,000 for DDPG."""
+    50,000 for PPO, 5,000 for DDPG. With none there is no evaluation and no environment for one; policy/best is the
+    latest policy then."""
     eval_episodes: int = 10
     """Episodes of one evaluation, noise-free, in environments of their own."""
     eval_env: EnvLike | None = None
     """Environment to evaluate in; none for the one trained in."""
+    eval_max_steps: int | None = None
+    """Steps at which an evaluation cuts an episode; none for the task's own limit, or 20,000 where it has none. An
+    episode that is cut counts with its return up to there, also for policy/best."""
+    eval_backend: Literal["gymnasium", "async"] = "gymnasium"
+    """Where the environments evaluated in run: gymnasium in this process, async each in a process of its own, at most
+    as many as --num-envs, and with --env-timeout for an answer."""
     stop_return: float | None = None
-    """End the run once an evaluation's mean return reaches this."""
+    """End the run once an evaluation's mean return reaches this, and none of its episodes was cut by
+    --eval-max-steps."""
     checkpoint_every: int = 100_000
     """Save a checkpoint at the first update at or after each multiple of this many steps, and at the end."""
     log_every: int = 2_048
@@ -95,7 +105,7 @@ class RunConfig:
         num_envs, eval_every = (1, 5_000) if isinstance(self.agent, DDPGConfig) else (8, 50_000)
         if self.num_envs is None:
             object.__setattr__(self, "num_envs", num_envs)
-        if self.eval_every is None:
+        if self.eval_every == BY_ALGORITHM:
             object.__setattr__(self, "eval_every", eval_every)
 
     @property
@@ -189,6 +199,7 @@ def default_run(algo: str, env: str) -> RunConfig:
 MOST = {"num_envs": 2**16, "num_steps": 2**20, "eval_episodes": 10**5, "seed": 2**64 - 1, "num_seeds": 1024}
 MOST |= {"buffer_size": 10**18, "batch_size": 2**24, "updates_per_step": 10**6, "learning_starts": 10**12}
 MOST |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "log_every", "anneal_steps"), 10**12)
+MOST["eval_max_steps"] = 10**12
 
 
 def check_settings(run: RunConfig) -> None:
@@ -196,7 +207,8 @@ def check_settings(run: RunConfig) -> None:
     _check_relevant(run)
     at_least = {"total_steps": 1, "num_envs": 1, "num_steps": 1, "eval_every": 1, "eval_episodes": 1}
     at_least |= {"num_seeds": 1, "buffer_size": 1, "learning_starts": 1, "batch_size": 1, "updates_per_step": 1}
-    for name, low in (at_least | {"checkpoint_every": 1, "log_every": 1, "seed": 0, "anneal_steps": 1}).items():
+    at_least |= {"checkpoint_every": 1, "log_every": 1, "seed": 0, "anneal_steps": 1, "eval_max_steps": 1}
+    for name, low in at_least.items():
         number = getattr(run, name)
         if number is not None and not low <= number <= MOST[name]:
             raise BadInput(f"{name} is {number}: it must be from {low} to {MOST[name]:,}")
@@ -208,25 +220,42 @@ def check_settings(run: RunConfig) -> None:
         raise BadInput(f"{many}, but {odd}: leave one of the two off")
     if run.anneal_steps is not None and not run.anneals:
         raise BadInput("anneal_steps is set, but nothing anneals: add anneal_learning_rate or anneal_clip")
-    if isinstance(run.env, VectorEnv) and run.eval_env is None:
-        raise BadInput(
-            "env is a vector environment, which cannot be evaluated in while it trains: give an eval_env too"
-        )
-    has_processes = run.env_backend == "async" or isinstance(run.env, VectorEnv)
+    own = isinstance(run.env, VectorEnv) or isinstance(run.eval_env, VectorEnv)
+    has_processes = own or "async" in (run.env_backend, run.eval_backend)
     if run.env_timeout != RunConfig.env_timeout and not has_processes:
         raise BadInput(
-            "env_timeout limits environments in processes of their own: use env_backend async, or leave it off"
+            "env_timeout limits environments in processes of their own: use env_backend or eval_backend async, or "
+            "leave it off"
         )
     if run.render and not isinstance(run.env, str):
         raise BadInput("render opens a window on an environment made from an id: give env as an id, or leave it off")
-    if run.stop_return is not None and not math.isfinite(run.stop_return):
-        raise BadInput(f"stop_return is {run.stop_return}: it must be a finite return, or none")
-    if run.env is run.eval_env and isinstance(run.env, VectorEnv):
-        raise BadInput("env and eval_env are one vector environment: evaluation needs one of its own")
+    _check_evaluation(run)
     if isinstance(run.agent, DDPGConfig):
         _check_replay(run)
     else:
         _check_minibatches(run, run.agent.num_minibatches)
+
+
+def _check_evaluation(run: RunConfig) -> None:
+    if run.eval_every is None:
+        unused = {"eval_env": None, "eval_max_steps": None, "eval_backend": "gymnasium", "stop_return": None}
+        for name, default in (unused | {"render": False}).items():
+            if getattr(run, name) != default:
+                raise BadInput(
+                    f"{name} needs evaluations, and eval_every none switches them off: leave one of them off"
+                )
+        return
+    if run.stop_return is not None and not math.isfinite(run.stop_return):
+        raise BadInput(f"stop_return is {run.stop_return}: it must be a finite return, or none")
+    if isinstance(run.env, VectorEnv) and run.eval_env in (None, run.env):
+        raise BadInput(
+            "env is a vector environment, which cannot be evaluated in while it trains: give another as eval_env, or "
+            "eval_every none"
+        )
+    if isinstance(run.eval_env, VectorEnv) and (run.num_seeds > 1 or run.sweep):
+        raise BadInput("eval_env is a vector environment, which belongs to one run: give an id or a function")
+    if isinstance(run.eval_env, VectorEnv) and run.eval_backend != "gymnasium":
+        raise BadInput("eval_env is a vector environment, which steps as it does: leave eval_backend off")
 
 
 # Settings that one algorithm alone has a use for.
@@ -366,11 +395,14 @@ def check_resumable(run: RunConfig) -> dict[str, Any]:
         raise BadInput(f"{path} cannot be read: {error}") from error
     now = json.loads(json.dumps(run_to_json(run)))
     may_change = MAY_CHANGE if run.eval_env is None or isinstance(run.eval_env, str) else {*MAY_CHANGE, "eval_env"}
-    for old, new in ((before, now), (before.get("agent", {}), now["agent"])):
+    # A setting that came after the run was begun had its default then.
+    default = json.loads(json.dumps(run_to_json(RunConfig(agent=type(run.agent)()))))
+    before = default | before | {"agent": default["agent"] | before.get("agent", {})}
+    for old, new in ((before, now), (before["agent"], now["agent"])):
         for name in new:
-            if name != "agent" and name not in may_change and old.get(name) != new[name]:
+            if name != "agent" and name not in may_change and old[name] != new[name]:
                 raise BadInput(
-                    f"{name} is {new[name]}, but the run in {run.resume} had {old.get(name)}: it keeps its settings"
+                    f"{name} is {new[name]}, but the run in {run.resume} had {old[name]}: it keeps its settings"
                 )
     if run.anneals and run.anneal_steps is None and run.total_steps != before["total_steps"]:
         raise BadInput("total_steps cannot change in a run that anneals over it: only one with anneal_steps can")

@@ -8,8 +8,9 @@ any other environment or wrapper remembers nobody knows from outside: its state 
 import sys
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
+
+from jaxrl.wrappers import layers
 
 # What each class remembers between two steps, beside its random generator. A subclass may remember more, and is none.
 REMEMBERED = {
@@ -28,16 +29,16 @@ TASKS = "gymnasium.envs.mujoco."  # Each of these remembers what MuJoCo does, an
 
 def env_state(env: Any) -> dict[str, Any] | None:
     """What `env` would need to continue from here; None where that is not known."""
-    layers: list[dict[str, Any]] = []
-    for layer in _layers(env):
+    states: list[dict[str, Any]] = []
+    for layer in layers(env):
         name = _name(layer)
         if name in REMEMBERED:
-            layers.append({key: _plain(getattr(layer, key)) for key in REMEMBERED[name]})
+            states.append({key: _plain(getattr(layer, key)) for key in REMEMBERED[name]})
         elif name.startswith(TASKS):
-            layers.append(_simulation(layer))
+            states.append(_simulation(layer))
         else:
             return None
-    return {"layers": layers, "np_random": env.unwrapped.np_random.bit_generator.state}
+    return {"layers": states, "np_random": env.unwrapped.np_random.bit_generator.state}
 
 
 def set_env_state(env: Any, state: dict[str, Any]) -> None:
@@ -46,7 +47,7 @@ def set_env_state(env: Any, state: dict[str, Any]) -> None:
     Raises:
       KeyError, TypeError, ValueError: the state is of another environment.
     """
-    for layer, remembered in zip(_layers(env), state["layers"], strict=True):
+    for layer, remembered in zip(layers(env), state["layers"], strict=True):
         name = _name(layer)
         if name.startswith(TASKS):
             _simulate(layer, remembered)
@@ -54,14 +55,6 @@ def set_env_state(env: Any, state: dict[str, Any]) -> None:
             for key in REMEMBERED[name]:
                 setattr(layer, key, _restored(remembered[key]))
     env.unwrapped.np_random.bit_generator.state = state["np_random"]
-
-
-def _layers(env: Any) -> list[Any]:
-    """The wrappers, the outermost first, and the environment itself."""
-    layers = [env]
-    while isinstance(layers[-1], gym.Wrapper):
-        layers.append(layers[-1].env)
-    return layers
 
 
 def _name(layer: Any) -> str:

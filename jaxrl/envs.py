@@ -30,6 +30,7 @@ from jaxrl.registry import find_callable, find_spec, is_native
 from jaxrl.serial import Serial
 from jaxrl.transition import Transition
 from jaxrl.workers import Workers, ask, stop_workers, watched
+from jaxrl.wrappers import inside, normalizers
 
 EnvLike = str | Callable[[], gym.Env] | VectorEnv
 WrapperLike = str | Callable[[gym.Env], gym.Env]
@@ -137,6 +138,56 @@ class Envs:
             )
         if not _finite(self.obs):
             self._check_starts(0)
+
+    @property
+    def can_break_off(self) -> bool:
+        """Whether `break_off` can begin a new episode in one environment alone. A vector environment with wrappers
+        around it may not: several of Gymnasium's refuse, or forget what they know of the others."""
+        alone = self._one_seed_each and self._vector_env is self._vector_env.unwrapped
+        return alone or self._mode is AutoresetMode.DISABLED
+
+    @property
+    def running(self) -> list[FinishedEpisode]:
+        """The episodes that are under way, one for each environment, as they stand."""
+        return [FinishedEpisode(i, float(self._returns[i]), int(self._lengths[i])) for i in range(self.num_envs)]
+
+    def break_off(self, rows: np.ndarray) -> None:
+        """Forgets the episodes under way in `rows`, `(N,)` boolean, and begins new ones there, if `can_break_off`."""
+        self._returns[rows] = 0
+        self._lengths[rows] = 0
+        self._begin_anew(rows)
+        if not _finite(self.obs):
+            self._check_starts(0)
+
+    @property
+    def time_limit(self) -> int | None:
+        """Steps after which each of the environments has ended its episode by itself, as far as can be seen; None where
+        one of them may go on for ever."""
+        base = self._vector_env.unwrapped
+        if isinstance(base, Workers):
+            limits = [each.time_limit for each in self._ask("call", "inside")]
+        elif isinstance(base, SyncVectorEnv):
+            limits = [inside(env).time_limit for env in base.envs]
+        else:
+            limits = [getattr(getattr(base, "spec", None), "max_episode_steps", None)]
+        return None if None in limits else max(limits)
+
+    @property
+    def normalizers(self) -> list[list[Any]]:
+        """Gymnasium's normalising wrappers, of each environment a list, the outermost first; empty where environments
+        run in other processes. `normalizing` has their names also there."""
+        around, base = normalizers(self._vector_env), self._vector_env.unwrapped
+        if isinstance(base, SyncVectorEnv):
+            return [around + normalizers(env) for env in base.envs]
+        return [] if isinstance(base, AsyncVectorEnv) and not around else [around]
+
+    @property
+    def normalizing(self) -> list[str]:
+        """The names of the normalising wrappers inside these environments, as far as can be seen."""
+        names = {type(each).__name__ for wrappers in self.normalizers for each in wrappers}
+        if isinstance(self._vector_env, Workers):
+            names |= {name for each in self._ask("call", "inside") for name in each.normalizing}
+        return sorted(names)
 
     def step(self, action: np.ndarray) -> Transition:
         """Takes one step in every environment.
@@ -358,6 +409,7 @@ def make_envs(
     wrapper: Sequence[WrapperLike] = (),
     on_fault: str = "stop",
     timeout: float = 60.0,
+    like: Envs | None = None,
     **make_options: Any,
 ) -> Envs:
     """Builds the environments behind an adapter and resets them.
@@ -374,6 +426,8 @@ def make_envs(
         innermost.
       on_fault: "stop" raises at a fault; "reset" resets the environment it happened in, and notes it in `faults`.
       timeout: seconds that an environment in a process of its own may take for an answer.
+      like: environments with the same spaces. With them, "async" builds none in this process; without, it builds one
+        to see its spaces, and closes it before the others are built.
       **make_options: for `gymnasium.make`: `render_mode`, `max_episode_steps` and the like; with an id only.
 
     Returns:
@@ -389,7 +443,7 @@ def make_envs(
     if isinstance(env, VectorEnv):
         return Envs(env, seed, on_fault, timeout)
     try:
-        vector_env = _build(env, num_envs, backend, wrapper, on_fault, timeout, make_options)
+        vector_env = _build(env, num_envs, backend, wrapper, on_fault, timeout, like, make_options)
     except (BadInput, EnvironmentLost):
         raise
     except Exception as error:  # Whatever the constructors of environments and wrappers do.
@@ -436,6 +490,7 @@ def _build(
     wrapper: Sequence[WrapperLike],
     on_fault: str,
     timeout: float,
+    like: Envs | None,
     make_options: dict[str, Any],
 ) -> VectorEnv:
     if not isinstance(env, str) and not callable(env):
@@ -455,7 +510,8 @@ def _build(
         make = functools.partial(_wrapped, find_callable(each, "wrapper") if isinstance(each, str) else each, make)
     makers = [functools.partial(guarded, make, index) for index in range(num_envs)]
     if backend == "async":
-        return Workers(makers, AutoresetMode.SAME_STEP, timeout)
+        spaces = None if like is None else (like.observation_space, like.action_space)
+        return Workers(makers, AutoresetMode.SAME_STEP, timeout, spaces)
     return Serial(makers)
 
 

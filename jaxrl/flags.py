@@ -89,7 +89,7 @@ class EvaluateFlags:
     stochastic: bool = False
     """Sample actions instead of taking the most probable ones."""
     max_episode_steps: int | None = None
-    """Length at which an episode is cut; none for the task's own."""
+    """Length at which an episode is cut; none for the task's own, or 20,000 where it has none."""
     env: str | None = None
     """Gymnasium id to run in; none for the one trained in."""
     wrapper: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxrl.env_state import env_state, set_env_state
 from jaxrl.errors import EnvironmentLost
+from jaxrl.wrappers import Inside, inside
 
 FAULT = "jaxrl_fault"  # The key in a step's info under which a guard says what is wrong.
 # MuJoCo's counters that mean a state or control which it could not compute with and has quietly replaced.
@@ -60,6 +61,10 @@ class Guard(gym.Wrapper):
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
         """Brings the environment, which has been reset, to its own of the `states`, one for each that steps with it."""
         set_env_state(self.env, states[self._index])
+
+    def inside(self) -> Inside:
+        """What can be seen inside the environment, from whatever process it runs in."""
+        return inside(self.env)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Steps, and looks at what came of it."""

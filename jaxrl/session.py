@@ -23,9 +23,10 @@ import numpy as np
 
 from jaxrl.checkpoint import write_atomically
 from jaxrl.config import RunConfig, check_resumable, claim_run_dir, run_to_json
-from jaxrl.envs import Envs, Fault, make_envs
+from jaxrl.ddpg import DDPGConfig
+from jaxrl.envs import Envs, Fault, FinishedEpisode, make_envs, steps_natively
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, NotSaved
-from jaxrl.evaluate import Evaluation, evaluate, make_eval_envs
+from jaxrl.evaluate import MAX_ENVS_IN_TURN, Evaluation, cut_line, episode_bound, evaluate, make_eval_envs
 from jaxrl.flatten import describe, layout, width
 from jaxrl.networks import host_policy
 from jaxrl.normalize import Normalizer, observer
@@ -35,6 +36,7 @@ from jaxrl.savepoints import Savepoints, adopt, readable
 from jaxrl.stack import Stack, stack_sizes
 from jaxrl.training import Training
 from jaxrl.workers import STOPS
+from jaxrl.wrappers import follow
 
 try:
     import fcntl
@@ -111,7 +113,6 @@ class Session:
       training: where it begins.
       metric_names: of the numbers that come with each update.
       stops: whether it is asked to stop.
-      eval_envs: environments to evaluate in; None for new ones.
       callback: called with a Snapshot after each update; returning False ends the run.
     """
 
@@ -121,22 +122,19 @@ class Session:
         training: Training,
         metric_names: Sequence[str],
         stops: Stops,
-        eval_envs: Envs | None = None,
         callback: Callback | None = None,
     ) -> None:
-        self.run, self.training, self.eval_envs = run, training, eval_envs or _eval_envs(run)
+        self.run, self.training, self.eval_envs = run, training, _eval_envs(run, training.envs)
         self.evaluations: list[Evaluation] = []
+        self._bound = None if self.eval_envs is None else episode_bound(self.eval_envs, run.eval_max_steps)
         self._spaces = training.envs.observation_space, training.envs.action_space
-        seen, done = self.eval_envs.observation_space, self.eval_envs.action_space
-        if describe(layout(seen)) != describe(layout(self._spaces[0])) or done != self._spaces[1]:
-            raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
         self._metric_names, self._stops, self._callback = metric_names, stops, callback
         self._latest: Any = None  # Metrics of the update since the last call of `goes_on`.
         self._pending: list[Any] = []  # Metrics that no row has been asked for yet,
         self._due: list[tuple[int, float, list[Any]]] = []  # and those of rows to be written: step, wall time, metrics.
         self.begun = self.over = False
         self._folder: int | None = None  # Open while the run holds its lock.
-        self._evaluating = False
+        self._evaluating = self._said_cut = False
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
         self._evaluated = self._saved = self._logged = -1
 
@@ -183,6 +181,7 @@ class Session:
         else:
             self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.run_dir}")
             self._say_what_is_flattened()
+        self._say_what_is_normalised()
 
     def _lock(self) -> None:
         """Two processes in one folder would remove each other's files. The lock goes when the process does."""
@@ -211,6 +210,27 @@ class Session:
             self._log.say(f"observations are flattened to {width(seen)} numbers: {describe(seen)}")
         if action_space.shape and len(action_space.shape) > 1:
             self._log.say(f"actions of shape {action_space.shape} are flattened to {math.prod(action_space.shape)}")
+
+    def _say_what_is_normalised(self) -> None:
+        """Says which statistics are kept in wrappers, where no policy and no checkpoint can take them from."""
+        envs, eval_envs = self.training.envs, self.eval_envs
+        names = sorted({*envs.normalizing, *(eval_envs.normalizing if eval_envs is not None else ())})
+        if not names:
+            return
+        evaluations = ""
+        if eval_envs is not None:
+            frozen = follow(eval_envs.normalizers, envs.normalizers)
+            evaluations = f"evaluations use {'those of the training, frozen' if frozen else 'their own'}; "
+            if "NormalizeReward" in names:
+                evaluations += "their returns are sums of normalised rewards; "
+        flags = {"NormalizeObservation": "--normalize-obs", "NormalizeReward": "--normalize-reward"}
+        remedy = f"use {' and '.join(flags.get(name, name) for name in names)} instead"
+        if isinstance(self.run.agent, DDPGConfig):
+            remedy = "ddpg has no setting for it, and a saved policy needs observations that are normalised as here"
+        self._log.say(
+            f"the environment has {' and '.join(names)} inside: no saved policy and no checkpoint holds their "
+            f"statistics; {evaluations}{remedy}"
+        )
 
     def say(self, line: str) -> None:
         """Prints a line above the progress."""
@@ -251,8 +271,7 @@ class Session:
         self._write_due()
         if step > 0 and (over or step // run.log_every > self._logged // run.log_every):
             self._make_due(step)
-        due = step != self._evaluated and (over or step // run.eval_every > self._evaluated // run.eval_every)
-        if due and not asked:
+        if self._evaluation_is_due(over) and not asked:
             over |= self._evaluate()
         if self._callback is not None and metrics is not None:
             answer = self._callback(self._snapshot(metrics))
@@ -266,6 +285,12 @@ class Session:
         if over:
             self._finish()
         return not over
+
+    def _evaluation_is_due(self, over: bool) -> bool:
+        every, step = self.run.eval_every, self.training.step
+        if every is None:
+            return False
+        return step != self._evaluated and (over or step // every > self._evaluated // every)
 
     def failed(self) -> bool:
         """Whether it is this run's environments that failed."""
@@ -294,7 +319,8 @@ class Session:
             if self.begun:
                 left.callback(self._log.close)
                 left.callback(self._write_due)
-            left.callback(self.eval_envs.close)
+            if self.eval_envs is not None:
+                left.callback(self.eval_envs.close)
 
     def _make_due(self, step: int) -> None:
         """Asks for a row of all pending metrics. It is written at the next call of `goes_on`, or with a checkpoint: now
@@ -323,19 +349,25 @@ class Session:
 
     def _evaluate(self) -> bool:
         """Evaluates, keeps the best policy, and says whether the run has reached what it was to reach."""
-        training, stops = self.training, self._stops
-        seed = stream(self.run.seed, EVALUATION, training.step)
+        run, training, envs = self.run, self.training, self.eval_envs
+        assert envs is not None
+        seed = stream(run.seed, EVALUATION, training.step)
         policy = _noise_free(training)
         faults: list[Fault] = []
+        cut: list[FinishedEpisode] = []
+        follow(envs.normalizers, training.envs.normalizers)
         self._evaluating = True
-        episodes = evaluate(
-            policy, self.eval_envs, self.run.eval_episodes, seed, lambda: stops.asked_by is not None, faults
-        )
+        episodes = evaluate(policy, envs, run.eval_episodes, seed, self._asked, faults, self._bound, cut)
         self._evaluating = False
         if episodes is None:  # All of it is done again.
             return False
         if faults:
             self._log.faults(training.step, [each._replace(what=f"{each.what}, in evaluation") for each in faults])
+        if cut and not self._said_cut:
+            waits = "" if run.stop_return is None else "; stop_return waits for an evaluation without such episodes"
+            line = cut_line(cut, run.eval_episodes)
+            self._log.say(f"evaluation at step {training.step:,}: {line} (--eval-max-steps){waits}")
+            self._said_cut = True
         returns, _ = episodes
         evaluation = Evaluation(
             training.step,
@@ -352,24 +384,27 @@ class Session:
         self.evaluations.append(evaluation)
         self._evaluated = training.step
         self._log.evaluation(evaluation)
-        if self.run.render:
+        if run.render:
             self._show()
-        return self.run.stop_return is not None and evaluation.mean_return >= self.run.stop_return
+        return run.stop_return is not None and not cut and evaluation.mean_return >= run.stop_return
 
     def _show(self) -> None:
         seed = stream(self.run.seed, SHOW, self.training.step)
         envs = make_envs(self.run.env, 1, seed, wrapper=self.run.wrapper, render_mode="human")
-        policy = _noise_free(self.training)
-        while not envs.finished and self._stops.asked_by is None:
-            envs.step(policy(envs.obs))
+        evaluate(_noise_free(self.training), envs, 1, seed, self._asked, max_steps=self.run.eval_max_steps)
         envs.close()
+
+    def _asked(self) -> bool:
+        return self._stops.asked_by is not None
 
     def _save_policy(self, name: str, evaluation: Evaluation | None) -> None:
         training, record = self.training, run_to_json(self.run)
         notes = {"step": training.step, "evaluation": None, "versions": versions(), "wrapper": record["wrapper"]}
         if evaluation is not None:
+            assert self.eval_envs is not None
             seeds = self.eval_envs.seeds(stream(self.run.seed, EVALUATION, evaluation.step))
-            how = {"env": record["eval_env"] or record["env"], "on_fault": self.run.on_fault}
+            how: dict[str, Any] = {"env": record["eval_env"] or record["env"], "on_fault": self.run.on_fault}
+            how |= {"backend": self.run.eval_backend, "max_steps": self._bound}
             notes["evaluation"] = evaluation._asdict() | how | {"num_envs": self.eval_envs.num_envs, "seeds": seeds}
         folder, actor = self.run_dir / "policy" / name, training.state.actor
         save_policy(folder, actor, training.normalizer, self.run.env_name, *self._spaces, notes)
@@ -422,7 +457,8 @@ class Session:
     def _finish(self) -> None:
         training, asked_by, self.over = self.training, self._stops.asked_by, True
         last = next((each for each in self.evaluations if each.step == training.step), None)
-        self._save_policy("latest", last)
+        for name in ("latest",) if self.run.eval_every is not None else ("latest", "best"):
+            self._save_policy(name, last)
         if training.learner.size > 1:  # The others go on, and this one's place among them with them.
             training.learner, training.memory, training.place = Stack([training.state]), None, 0
         if asked_by is not None:
@@ -451,10 +487,14 @@ class Sessions:
         callback: Callback | None = None,
     ) -> None:
         self._stops = Stops()
-        first = Session(runs[0], trainings[0], metric_names, self._stops, None, callback)
-        each = zip(runs[1:], trainings[1:], strict=True)
-        others = [Session(*pair, metric_names, self._stops, first.eval_envs, callback) for pair in each]
-        self._all = [first, *others]
+        self._all: list[Session] = []
+        try:
+            for run, training in zip(runs, trainings, strict=True):
+                self._all.append(Session(run, training, metric_names, self._stops, callback))
+        except BaseException:
+            for session in self._all:
+                session.close()
+            raise
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self._all)
@@ -511,9 +551,24 @@ class Sessions:
         return False
 
 
-def _eval_envs(run: RunConfig) -> Envs:
+def _eval_envs(run: RunConfig, training: Envs) -> Envs | None:
+    """Environments for a run's evaluations, none where it has no evaluations. Each run has its own, because what an
+    environment remembers over its resets would make one run's evaluations depend on another's."""
+    if run.eval_every is None:
+        return None
     eval_env = run.env if run.eval_env is None else run.eval_env
-    return make_eval_envs(eval_env, run.eval_episodes, run.wrapper, run.on_fault)
+    alike = run.eval_env is None and not steps_natively(run.env, run.wrapper, run.on_fault)
+    envs = make_eval_envs(
+        eval_env, run.eval_episodes, run.wrapper, run.on_fault, run.eval_backend,
+        run.num_envs if run.eval_backend == "async" else MAX_ENVS_IN_TURN,  # So many processes the machine can bear.
+        timeout=run.env_timeout, like=training if alike else None,
+    )  # fmt: skip
+    seen, done = envs.observation_space, envs.action_space
+    wanted = training.observation_space, training.action_space
+    if describe(layout(seen)) != describe(layout(wanted[0])) or done != wanted[1]:
+        envs.close()
+        raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
+    return envs
 
 
 def _noise_free(training: Training) -> Callable[[np.ndarray], np.ndarray]:

@@ -169,10 +169,13 @@ def write_results(group: Path, run: RunConfig, results: Sequence[tuple[RunConfig
     Args:
       group: the folder.
       run: the study.
-      results: of each of its runs the settings and the evaluations; the last of these makes its row.
+      results: of each of its runs the settings and the evaluations; the last of these makes its row. Where evaluation
+        is off, a row has the settings alone.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for one, evaluations in results:
+        if run.eval_every is None:
+            rows.append({**setting_of(run, one), "seed": one.seed})
         for last in evaluations[-1:]:
             numbers = {name: value for name, value in last._asdict().items() if name != "wall_time"}
             rows.append(setting_of(run, one) | {"seed": one.seed} | numbers)

@@ -29,14 +29,22 @@ PATIENCE = 5.0  # Seconds that workers get to close their environments before th
 
 
 class Workers(AsyncVectorEnv):
-    """An AsyncVectorEnv of spawned processes, that leaves none behind when it cannot be built."""
+    """An AsyncVectorEnv of spawned processes, that leaves none behind when it cannot be built. Where the `spaces` of an
+    environment, of its observations and actions, are known, none is built in this process."""
 
-    def __init__(self, makers: Sequence[Callable[[], gym.Env]], mode: AutoresetMode, timeout: float) -> None:
+    def __init__(
+        self,
+        makers: Sequence[Callable[[], gym.Env]],
+        mode: AutoresetMode,
+        timeout: float,
+        spaces: tuple[gym.Space, gym.Space] | None = None,
+    ) -> None:
         self._blocked: set[Any] | None = None
         self._start_limit, self._late = max(timeout, START_SECONDS), False
         with tempfile.TemporaryDirectory() as folder, quiet():
             notes = [Path(folder, str(index)) for index in range(len(makers))]
-            makers = [functools.partial(_in_worker, make, note) for make, note in zip(makers, notes, strict=True)]
+            each = zip(makers, notes, strict=True)
+            makers = [functools.partial(_in_worker, make, note, spaces) for make, note in each]
             try:
                 self._hold_interrupts_back()
                 # A spawned process copies nothing of this one, whose JAX threads a fork would leave in mid-work.
@@ -178,7 +186,14 @@ def _who_died(workers: AsyncVectorEnv) -> str:
     return "an environment's process hung up"
 
 
-def _in_worker(make: Callable[[], gym.Env], note: Path) -> gym.Env:
+class _Known(gym.Env):
+    """Stands in for an environment of which nothing but the spaces is asked."""
+
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+def _in_worker(make: Callable[[], gym.Env], note: Path, spaces: tuple[gym.Space, gym.Space] | None) -> gym.Env:
     """Makes an environment where it is to live.
 
     Ctrl-C reaches every process of a terminal, and so may other signals to stop. They are the run's to answer, which
@@ -187,7 +202,7 @@ def _in_worker(make: Callable[[], gym.Env], note: Path) -> gym.Env:
     """
     parent = multiprocessing.parent_process()
     if parent is None:  # Gymnasium makes one at home first, to see its spaces.
-        return make()
+        return make() if spaces is None else _Known(*spaces)
     for kind in STOPS:
         signal.signal(kind, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

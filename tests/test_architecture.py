@@ -14,7 +14,7 @@ PACKAGE = Path(jaxrl.__file__).parent
 # From the ground up; a module imports only from floors below its own.
 FLOORS = [
     {"errors", "transition", "returns", "losses", "distributions", "memory"},
-    {"networks", "normalize", "optimizer", "replay", "rows", "checks", "flatten", "stack"},
+    {"networks", "normalize", "optimizer", "replay", "rows", "checks", "flatten", "stack", "wrappers"},
     {"ddpg", "ppo"},
     {"env_state", "registry", "workers", "checkpoint"},
     {"guard", "replay_file"},
