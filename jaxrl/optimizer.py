@@ -13,21 +13,35 @@ from jax.typing import ArrayLike
 Learner = TypeVar("Learner", bound=TrainState)
 
 
-@functools.cache
-def adam(eps: float, flat: bool) -> optax.GradientTransformation:
-    """Adam, its learning rate a hyperparameter in the optimiser's state.
+class Adam(optax.GradientTransformationExtraArgs):
+    """An optimiser that is pickled and copied by its settings: it comes back as the one that `adam` gives for them."""
+
+    settings: tuple[float, bool]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return adam, self.settings
+
+
+def adam(eps: float, flat: bool) -> Adam:
+    """Adam, its learning rate a hyperparameter in the optimiser's state; for equal settings the very same object.
 
     Args:
       eps: added to the root of the second moment.
       flat: whether it sees all parameters as one vector. On a CPU a small network's step costs more in one dispatch per
         leaf than in arithmetic; a large one's costs more in joining and splitting.
     """
+    return _adam(eps, flat)
 
+
+@functools.cache  # To which `f(x, flat=True)` and `f(x, True)` are two things.
+def _adam(eps: float, flat: bool) -> Adam:
     def with_rate(learning_rate: ArrayLike) -> optax.GradientTransformation:
         each = optax.adam(learning_rate, eps=eps)
         return optax.flatten(each) if flat else each
 
-    return optax.inject_hyperparams(with_rate)(learning_rate=0.0)
+    optimizer = Adam(*optax.inject_hyperparams(with_rate)(learning_rate=0.0))
+    optimizer.settings = eps, flat
+    return optimizer
 
 
 def descend(
