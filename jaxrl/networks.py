@@ -6,6 +6,7 @@ settings give the very same objects, and with them equal tree structures and one
 
 import copyreg
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -254,6 +255,12 @@ def _module(module_class: type[nn.Module], *settings: Any) -> nn.Module:
 
 for _each in (CategoricalActor, MultiCategoricalActor, GaussianActor, DeterministicActor, Value, ActionValue):
     copyreg.pickle(_each, _by_settings)  # type: ignore[arg-type]
+
+
+def num_parameters(*widths: int) -> int:
+    """How many weights and biases linear layers have that lead from `widths[0]` numbers by way of the others to the
+    last."""
+    return sum((before + 1) * after for before, after in itertools.pairwise(widths))
 
 
 @functools.cache

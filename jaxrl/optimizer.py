@@ -1,6 +1,7 @@
-"""Adam as every kernel uses it: cached, its rate given at each step, steps along non-finite gradients not taken."""
+"""Adam as every kernel uses it: cached, its rate given at each step, steps that are not finite not taken."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -46,6 +47,7 @@ def _adam(eps: float, flat: bool) -> Adam:
 
 def descend(
     learner: Learner,
+    report: Mapping[str, Array],
     grads: optax.Params,
     learning_rate: ArrayLike,
     go: ArrayLike,
@@ -56,6 +58,7 @@ def descend(
 
     Args:
       learner: parameters and optimiser state; its optimiser comes from `adam`.
+      report: scalars that are to be reported of the step, its loss among them.
       grads: shaped like the parameters.
       learning_rate: the rate of this step.
       go: boolean scalar; False leaves the learner as it is.
@@ -64,11 +67,11 @@ def descend(
         None for none.
 
     Returns:
-      The learner after the step, or as it was where `go` is False or a gradient is not finite; the global norm of
-      `grads` as given; whether it is finite.
+      The learner after the step, or as it was where `go` is False or a number is not finite; the global norm of `grads`
+      as given; whether it and the whole report are finite.
     """
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm)
+    finite = jnp.isfinite(jnp.stack([norm, *report.values()])).all()
 
     # Only what moves goes through the branch: the rest would be copied there.
     def step(moving: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
