@@ -1,6 +1,7 @@
 """What a kernel can work with: spaces and numbers, checked before anything is built. Each check names the culprit, what
 is wrong with it, and what would be right."""
 
+import gc
 import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 
 from jaxrl.errors import BadInput
+from jaxrl.memory import NEGLIGIBLE, free_bytes
 
 Config = TypeVar("Config", bound=struct.PyTreeNode)
 
@@ -23,6 +26,97 @@ COUNT = 1.0, LARGEST
 FRACTION = 0.0, 1.0
 RATE = 0.0, 1e6  # Beyond it a single step leaves the numbers that float32 can square.
 WIDEST = 2**14
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Raises BadInput unless `value`, which the caller knows as `name`, is a `kind`."""
+    if not isinstance(value, kind):
+        raise BadInput(f"{name} is {_described(value)}: it must be a {kind.__name__}")
+
+
+def check_key(key: Any) -> None:
+    """Raises BadInput unless `key` is one JAX key, of either style."""
+    try:
+        jax.eval_shape(jax.random.split, key)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"key is {_described(key)}: it must be one JAX key, such as jax.random.key(0); jax.vmap takes several"
+        ) from error
+
+
+def _described(value: Any) -> str:
+    """A value as a complaint names it: a number or a text itself, of all else the kind."""
+    if isinstance(value, int | float | str | None):
+        return repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    shape = f" of shape {value.shape} and {value.dtype}" if hasattr(value, "dtype") and hasattr(value, "shape") else ""
+    return f"a {type(value).__name__}{shape}"
+
+
+def check_single(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    """Raises BadInput if a space is a vector environment's for all of its environments together.
+
+    Nothing in such a space says so: `(4, 3)` may be the observations of four environments, or of one with four robots.
+    So the vector environments that exist are asked whether it is theirs. It takes a tenth of a second to find them,
+    which is spent only where a space has an axis that could be the environments'.
+    """
+    both = {"observation_space": observation_space, "action_space": action_space}
+    for name, space in both.items():
+        if isinstance(space, VectorEnv):
+            raise BadInput(f"{name} is a {type(space).__name__}: give its single_{name}")
+    if not any(map(_may_be_batched, both.values())):
+        return
+    for owner in [each for each in gc.get_objects() if issubclass(type(each), VectorEnv)]:
+        for name, space in both.items():
+            if getattr(owner, name, None) is space and getattr(owner, f"single_{name}", None) is not space:
+                raise BadInput(
+                    f"{name} is that of all environments of a {type(owner).__name__} together: give its "
+                    "single_observation_space and its single_action_space"
+                )
+
+
+def _may_be_batched(space: spaces.Space) -> bool:
+    if isinstance(space, spaces.Dict):
+        return any(map(_may_be_batched, space.spaces.values()))
+    return isinstance(space, spaces.MultiDiscrete) or (isinstance(space, spaces.Box) and len(space.shape) > 1)
+
+
+def check_width(name: str, obs: Any, width: int) -> None:
+    """Raises BadInput unless the last axis of `obs`, which the caller knows as `name`, is an observation."""
+    shape = jnp.shape(obs)
+    if shape[-1:] != (width,):
+        hint = several(width, *shape[-1:])
+        raise BadInput(f"{name} has the shape {shape}: its last axis must be an observation's {width} numbers{hint}")
+
+
+def several(width: int, found: int = 0) -> str:
+    """The end of a complaint that an array's last axis is `found` and not `width`, where its spaces may be why."""
+    if found in (0, width) or width % found:
+        return ""
+    return f"; {width} is {width // found} x {found}: a state must be made with a vector environment's single spaces"
+
+
+def check_fits(what: str, size: float) -> None:
+    """Raises BadInput if `size` bytes, which `what` takes, are more than there is."""
+    if size > NEGLIGIBLE and size > (free := free_bytes()):
+        raise BadInput(f"{what} takes {size / 2**30:,.1f} GiB, and {free / 2**30:,.1f} are free")
+
+
+def check_network_memory(config: Any, num_parameters: int, copies: int, observations: int, outputs: int) -> None:
+    """Raises BadInput if networks do not fit into memory with all that an update makes for each of their parameters.
+
+    Args:
+      config: has their `hidden_sizes`.
+      num_parameters: of all networks together.
+      copies: how many numbers an update has for each: itself, its gradient, Adam's two moments, ...
+      observations, outputs: how many numbers go into the actor, and come out.
+    """
+    check_fits(
+        f"a state of {num_parameters:,} parameters (hidden_sizes {config.hidden_sizes}, {observations:,} numbers "
+        f"observed, {outputs:,} of the policy's), with gradients and Adam's moments,",
+        num_parameters * copies * jnp.dtype(jnp.result_type(float)).itemsize,
+    )
 
 
 def check_box_actions(space: spaces.Box) -> None:

@@ -266,6 +266,8 @@ OWN = {
 
 
 def _check_relevant(run: RunConfig) -> None:
+    if not isinstance(run.agent, PPOConfig | DDPGConfig):
+        raise BadInput(f"agent is {run.agent!r}: it must be a PPOConfig or a DDPGConfig")
     defaults = {field.name: field.default for field in dataclasses.fields(run)}
     for kind, names in OWN.items():
         odd = [name for name in names if getattr(run, name) != defaults[name]]

@@ -5,6 +5,7 @@ Source: Lillicrap et al. 2016, "Continuous control with deep reinforcement learn
 """
 
 import functools
+import math
 from typing import Any, Self
 
 import chex
@@ -22,14 +23,20 @@ from jaxrl.checks import (
     RATE,
     check_box_actions,
     check_hidden_sizes,
+    check_key,
+    check_kind,
+    check_network_memory,
     check_numbers,
+    check_single,
+    check_width,
+    several,
     strong,
     with_numbers,
 )
 from jaxrl.errors import BadInput
 from jaxrl.flatten import layout, width
 from jaxrl.losses import weighted_mean
-from jaxrl.networks import ActionValue, DeterministicActor, apply_function
+from jaxrl.networks import ActionValue, DeterministicActor, apply_function, num_parameters
 from jaxrl.optimizer import adam, descend
 from jaxrl.returns import td_target
 from jaxrl.rows import weigh
@@ -45,6 +52,7 @@ METRICS = (
     "skipped_updates",
 )
 ADAM_EPS = 1e-8
+COPIES = 5  # Of each parameter: itself, its target, its gradient and Adam's two moments.
 RANGES = {
     "gamma": FRACTION,
     "tau": FRACTION,
@@ -96,10 +104,10 @@ class DDPGState(struct.PyTreeNode):
 
 
 def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, action_space: spaces.Space) -> DDPGState:
-    """A fresh learner for one environment's spaces.
+    """A fresh learner for one environment's spaces; of a vector environment, its single ones.
 
     Args:
-      key: JAX key; equal keys give equal states.
+      key: one JAX key, of either style; equal keys give equal states.
       config: checked by `check_config`.
       observation_space: Box, Discrete, MultiDiscrete or MultiBinary of any shape, or a Dict or Tuple of such;
         observations reach the kernel flattened, `(..., S)`, as `jaxrl.flatten` says.
@@ -109,8 +117,10 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
       The state. Two states of equal static config and spaces have equal tree structures.
 
     Raises:
-      BadInput: the config or a space cannot work; one line says what is wrong and what would be right.
+      BadInput: the key, the config or a space cannot work, or memory cannot hold the networks; one line says what is
+        wrong and what would be right.
     """
+    check_key(key)
     check_config(config, observation_space, action_space)
     assert isinstance(action_space, spaces.Box)
     low, high = (tuple(map(float, np.ravel(bound))) for bound in (action_space.low, action_space.high))
@@ -119,6 +129,8 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
 
 def ddpg_act(state: DDPGState, obs: Array) -> Array:
     """The deterministic policy at `obs`, `(N, S)`: actions `(N, A)` in the environment's units, within its bounds."""
+    check_kind("state", state, DDPGState)
+    check_width("obs", obs, _obs_dim(state))
     module = state.actor.apply_fn.__self__  # type: ignore[attr-defined]
     action = state.actor.apply_fn(state.actor.params, obs).action
     return jnp.clip(action, np.asarray(module.low, action.dtype), np.asarray(module.high, action.dtype))
@@ -131,12 +143,14 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
     Critic, minimised: `mean[ (Q(s, a) - y)^2 ]`, with coupled L2. Actor, maximised: `mean[ Q_new(s, mu(s)) ]`
     `theta' <- (1 - tau) * theta' + tau * theta`, for both
 
-    Where a target or a gradient is not finite, no parameter changes from there on: with a bad target or critic gradient
-    nothing but `num_updates` moves, with a bad actor gradient the critic alone has been stepped.
+    Where a target, a loss or a gradient is not finite, no parameter changes from there on: with a bad target, or a bad
+    critic's loss or gradient, nothing but `num_updates` moves; with those of the actor, the critic alone has been
+    stepped. An observation or an action that is not finite, in a valid row, makes the critic's so.
 
     Args:
       state: from `ddpg_init` or the last update. It is not consumed.
-      batch: leading axis `(B,)`; actions in the environment's units, as they were taken.
+      batch: leading axis `(B,)`; actions in the environment's units, as they were taken. Flags are booleans, or numbers
+        that are 0 or 1; a row with another number counts as not finite.
 
     Returns:
       The new state, and metrics, all scalars: `critic_loss actor_loss q_mean td_error_abs grad_norm_actor
@@ -145,9 +159,11 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
 
     Raises:
       AssertionError: a shape is wrong; the message names the field.
+      BadInput: it is no batch, or the state is none of DDPG's.
 
     Source: Lillicrap et al. 2016 (arXiv 1509.02971), algorithm 1, and section 7 for the decay.
     """
+    check_kind("state", state, DDPGState)
     config = state.config
     actor, critic = state.actor, state.critic
     dtype = jnp.result_type(config.gamma)
@@ -168,7 +184,12 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
     (critic_loss, value), grads = jax.value_and_grad(critic_loss_fn, has_aux=True)(critic.params)
     go = jnp.isfinite(target).all() & (weight.sum() > 0)
     rate, decay = config.critic_learning_rate, config.critic_weight_decay
-    new_critic, critic_norm, finite = descend(critic, grads, rate, go, weight_decay=decay)
+    report = {
+        "critic_loss": critic_loss,
+        "q_mean": weighted_mean(value, weight),
+        "td_error_abs": weighted_mean(jnp.abs(target - value), weight),
+    }
+    new_critic, critic_norm, finite = descend(critic, report, grads, rate, go, weight_decay=decay)
 
     # Actor: climb the new critic.
     def actor_loss_fn(params: Any) -> Array:
@@ -177,16 +198,13 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
 
     actor_loss, grads = jax.value_and_grad(actor_loss_fn)(actor.params)
     go &= finite
-    new_actor, actor_norm, finite = descend(actor, grads, config.actor_learning_rate, go)
+    new_actor, actor_norm, finite = descend(actor, {"actor_loss": actor_loss}, grads, config.actor_learning_rate, go)
     go &= finite
 
     # Targets: both follow.
     tau = jnp.where(go, config.tau, 0)
-    metrics = {
-        "critic_loss": critic_loss,
+    metrics = report | {
         "actor_loss": actor_loss,
-        "q_mean": weighted_mean(value, weight),
-        "td_error_abs": weighted_mean(jnp.abs(target - value), weight),
         "grad_norm_actor": actor_norm,
         "grad_norm_critic": critic_norm,
         "skipped_updates": (~go & (weight.sum() > 0)).astype(jnp.int32),
@@ -195,11 +213,16 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
     return DDPGState(_follow(new_actor, tau), _follow(new_critic, tau), num_updates, config), metrics
 
 
+def _obs_dim(state: DDPGState) -> int:
+    """How many numbers an observation has."""
+    return state.actor.params["params"]["Dense_0"]["kernel"].shape[0]
+
+
 def _check_widths(state: DDPGState, batch: Transition) -> None:
-    obs_dim = state.actor.params["params"]["Dense_0"]["kernel"].shape[0]
+    obs_dim = _obs_dim(state)
     action_dim = len(state.actor.apply_fn.__self__.low)  # type: ignore[attr-defined]
     for name, field, letter, size in (("obs", batch.obs, "S", obs_dim), ("action", batch.action, "A", action_dim)):
-        words = f"batch.{name} must be (B, {letter}) with {letter} = {size}"
+        words = f"batch.{name} must be (B, {letter}) with {letter} = {size}{several(size, *jnp.shape(field)[-1:])}"
         chex.assert_shape(field, (len(batch.reward), size), custom_message=words)
 
 
@@ -210,15 +233,21 @@ def _follow(learner: TargetTrainState, tau: Array) -> TargetTrainState:
 
 def check_config(config: DDPGConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """Raises BadInput, in one line, if DDPG with this config cannot learn on these spaces as asked."""
-    layout(observation_space)
+    check_kind("config", config, DDPGConfig)
+    check_single(observation_space, action_space)
+    observations = width(layout(observation_space))
     if not isinstance(action_space, spaces.Box):
         kind = type(action_space).__name__
         whole = isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
         also = f"; ppo and ppo_kl take {kind} ones" if whole else ""
         raise BadInput(f"action space {kind} is not supported by ddpg, which takes Box actions{also}")
+    check_hidden_sizes(config.hidden_sizes, at_least=2)
+    _, second, *_ = hidden = config.hidden_sizes
+    outputs = math.prod(action_space.shape)
+    count = sum(num_parameters(observations, *hidden, last) for last in (outputs, 1)) + outputs * second
+    check_network_memory(config, count, COPIES, observations, outputs)
     check_box_actions(action_space)
     check_numbers(config, RANGES)
-    check_hidden_sizes(config.hidden_sizes, at_least=2)
 
 
 @functools.partial(jax.jit, static_argnames=("low", "high", "obs_dim"))

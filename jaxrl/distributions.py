@@ -60,8 +60,9 @@ class Categorical:
     def log_prob(self, action: Array) -> Array:
         """Log-probability (nats) of `action`, integers of shape `(...)`. Returns shape `(...)`."""
         chex.assert_shape(action, self.logits.shape[:-1], custom_message="action must be shaped like a row's index")
-        # A comparison instead of a gather: its gradient is then no scatter, which is slow on every backend.
-        chosen = jnp.arange(self.logits.shape[-1]) == (jnp.asarray(action) - self.start)[..., None]
+        # A comparison instead of a gather: its gradient is then no scatter, which is slow on every backend. The start
+        # is not taken off the action, whose type may be too narrow for the difference.
+        chosen = jnp.arange(self.logits.shape[-1]) + self.start == jnp.asarray(action)[..., None]
         log_prob = jnp.where(chosen, jax.nn.log_softmax(self.logits), 0).sum(-1)
         return jnp.where(chosen.any(-1), log_prob, -jnp.inf)  # An action that is none of ours has no probability.
 
@@ -107,6 +108,7 @@ class MultiCategorical:
 
     def log_prob(self, action: Array) -> Array:
         """The sum of the components' log-probabilities (nats) of `action`, integers `(..., D)`. Returns `(...)`."""
+        chex.assert_shape(action, self.logits.shape[:-1], custom_message="action must have one integer a component")
         return Categorical(self.logits).log_prob(jnp.asarray(action) - np.array(self.starts)).sum(-1)
 
     def entropy(self) -> Array:

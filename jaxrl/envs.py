@@ -25,6 +25,7 @@ from jaxrl.env_state import env_state, set_env_state
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
 from jaxrl.flatten import flatten, layout, observation_at, what_is_wrong, width
 from jaxrl.guard import FAULT, Guard, guarded
+from jaxrl.memory import NEGLIGIBLE, free_host_bytes
 from jaxrl.pool import Pool
 from jaxrl.registry import find_callable, find_spec, is_native
 from jaxrl.serial import Serial
@@ -106,6 +107,7 @@ class Envs:
         self._bounds = (space.low, space.high) if isinstance(space, spaces.Box) else None
         self._action_shape = (self.num_envs, *(self.action_space.shape or ()))
         try:
+            _check_memory(self.num_envs, width(self._layout))
             self.reset(seed)
         except BaseException:
             self.close()
@@ -529,6 +531,17 @@ def _wrapped(wrapper: Callable[[gym.Env], gym.Env], make: Callable[[], gym.Env])
         name = getattr(wrapper, "__qualname__", repr(wrapper))
         raise BadInput(f"wrapper {name} gave {env!r}: it must give an environment")
     return env
+
+
+def _check_memory(num_envs: int, obs_dim: int) -> None:
+    """Raises BadInput if there is no room for what one step makes: every environment's observation, the vector
+    environment's arrays of these, and ours."""
+    size = 3 * 4 * num_envs * obs_dim
+    if size > NEGLIGIBLE and size > (free := free_host_bytes()):
+        raise BadInput(
+            f"observations of {obs_dim:,} numbers from num_envs {num_envs:,} environments take {size / 2**30:,.1f} GiB "
+            f"at each step, and {free / 2**30:,.1f} are free"
+        )
 
 
 def _finite(field: np.ndarray) -> bool:

@@ -1,5 +1,7 @@
 """What can go wrong that is nobody's bug here: a mistake of the caller's, an environment or a disk that fails."""
 
+from typing import Any
+
 
 class BadInput(ValueError):
     """A mistake in what the caller gave; its message is one line: what is wrong, and what would be right."""
@@ -17,6 +19,10 @@ class EnvironmentFault(BadInput):
     def __init__(self, env_index: int, what: str, steps: int) -> None:
         super().__init__(f"environment {env_index} {what}")
         self.env_index, self.what, self.steps = env_index, what, steps
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles by the arguments. An exception pickles by its message, which the constructor does not take."""
+        return type(self), (self.env_index, self.what, self.steps), self.__dict__
 
 
 class NotSaved(RuntimeError):

@@ -4,7 +4,9 @@ An actor returns a distribution, a value network a rank-1 array. Modules come fr
 settings give the very same objects, and with them equal tree structures and one trace.
 """
 
+import copyreg
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -239,6 +241,26 @@ def _matmul(x: Array, kernel: Array) -> Array:
 def _uniform(fan_in: int) -> Callable[..., Array]:
     bound = fan_in**-0.5
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _by_settings(module: nn.Module) -> tuple[Any, ...]:
+    """How a module is pickled and copied: it comes back as the one that `apply_function` gives for its settings."""
+    settings = [name for name in module.__dataclass_fields__ if name not in ("parent", "name")]
+    return _module, (type(module), *(getattr(module, name) for name in settings))
+
+
+def _module(module_class: type[nn.Module], *settings: Any) -> nn.Module:
+    return apply_function(module_class, *settings)[0]  # type: ignore[arg-type]
+
+
+for _each in (CategoricalActor, MultiCategoricalActor, GaussianActor, DeterministicActor, Value, ActionValue):
+    copyreg.pickle(_each, _by_settings)  # type: ignore[arg-type]
+
+
+def num_parameters(*widths: int) -> int:
+    """How many weights and biases linear layers have that lead from `widths[0]` numbers by way of the others to the
+    last."""
+    return sum((before + 1) * after for before, after in itertools.pairwise(widths))
 
 
 @functools.cache

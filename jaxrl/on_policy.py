@@ -1,20 +1,21 @@
 """PPO's loop: collect a rollout with the current policy, update once, repeat. The critic learns from a rollout while
 the next one is collected: acting needs the actor alone."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium import spaces
 
+from jaxrl.checks import check_fits
 from jaxrl.config import RunConfig
 from jaxrl.envs import Envs
-from jaxrl.errors import BadInput
-from jaxrl.memory import free_bytes
 from jaxrl.networks import host_policy
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
-from jaxrl.ppo import METRICS, Lesson, PPOConfig, PPOState, fit_value, improve_policy, ppo_init
+from jaxrl.ppo import METRICS, Lesson, PPOConfig, PPOState, fit_value, improve_policy, num_outputs, ppo_init
 from jaxrl.session import EXPLORATION, NETWORK, Callback, Session, Sessions, stream, stream_key
 from jaxrl.stack import Stack, each, in_turn, joined, on_host
 from jaxrl.training import Training
@@ -82,16 +83,17 @@ def _taken_in(session: Session) -> Transition:
 
 
 def _empty_rollout(state: PPOState, envs: Envs, num_steps: int) -> Transition:
-    """Arrays `(T, N)` for what the environments give."""
+    """Arrays `(T, N)` for what the environments give. They must fit into memory with the policy of each row, old and
+    new, from which an update has its divergence; one step's may be too many already, so nothing is made before."""
+    width, space = envs.obs.shape[1], envs.action_space
+    action_bytes = math.prod(space.shape or ()) * (4 if isinstance(space, spaces.Box) else 8)
+    row_bytes = 4 * (2 * width + 1 + 2 * num_outputs(space)) + action_bytes + 3
+    check_fits(
+        f"a rollout of num_steps {num_steps:,} x num_envs {envs.num_envs:,}", num_steps * envs.num_envs * row_bytes
+    )
     action = host_policy(state.actor.apply_fn, state.actor.params)(envs.obs).sample(np.random.default_rng(0))
     number, flag = np.zeros(envs.num_envs, np.float32), np.zeros(envs.num_envs, bool)
     rows = envs.obs, action, number, envs.obs, flag, flag, flag if envs.marks_valid else None
-    size, free = num_steps * sum(row.nbytes for row in rows if row is not None), free_bytes()
-    if size > free:
-        raise BadInput(
-            f"a rollout of num_steps {num_steps:,} x num_envs {envs.num_envs:,} takes {size / 2**30:,.1f} GiB, and "
-            f"{free / 2**30:,.1f} are free"
-        )
     return Transition(*(None if row is None else np.zeros((num_steps, *row.shape), row.dtype) for row in rows))
 
 

@@ -1,6 +1,7 @@
-"""Adam as every kernel uses it: cached, its rate given at each step, steps along non-finite gradients not taken."""
+"""Adam as every kernel uses it: cached, its rate given at each step, steps that are not finite not taken."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -13,25 +14,40 @@ from jax.typing import ArrayLike
 Learner = TypeVar("Learner", bound=TrainState)
 
 
-@functools.cache
-def adam(eps: float, flat: bool) -> optax.GradientTransformation:
-    """Adam, its learning rate a hyperparameter in the optimiser's state.
+class Adam(optax.GradientTransformationExtraArgs):
+    """An optimiser that is pickled and copied by its settings: it comes back as the one that `adam` gives for them."""
+
+    settings: tuple[float, bool]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return adam, self.settings
+
+
+def adam(eps: float, flat: bool) -> Adam:
+    """Adam, its learning rate a hyperparameter in the optimiser's state; for equal settings the very same object.
 
     Args:
       eps: added to the root of the second moment.
       flat: whether it sees all parameters as one vector. On a CPU a small network's step costs more in one dispatch per
         leaf than in arithmetic; a large one's costs more in joining and splitting.
     """
+    return _adam(eps, flat)
 
+
+@functools.cache  # To which `f(x, flat=True)` and `f(x, True)` are two things.
+def _adam(eps: float, flat: bool) -> Adam:
     def with_rate(learning_rate: ArrayLike) -> optax.GradientTransformation:
         each = optax.adam(learning_rate, eps=eps)
         return optax.flatten(each) if flat else each
 
-    return optax.inject_hyperparams(with_rate)(learning_rate=0.0)
+    optimizer = Adam(*optax.inject_hyperparams(with_rate)(learning_rate=0.0))
+    optimizer.settings = eps, flat
+    return optimizer
 
 
 def descend(
     learner: Learner,
+    report: Mapping[str, Array],
     grads: optax.Params,
     learning_rate: ArrayLike,
     go: ArrayLike,
@@ -42,6 +58,7 @@ def descend(
 
     Args:
       learner: parameters and optimiser state; its optimiser comes from `adam`.
+      report: scalars that are to be reported of the step, its loss among them.
       grads: shaped like the parameters.
       learning_rate: the rate of this step.
       go: boolean scalar; False leaves the learner as it is.
@@ -50,11 +67,11 @@ def descend(
         None for none.
 
     Returns:
-      The learner after the step, or as it was where `go` is False or a gradient is not finite; the global norm of
-      `grads` as given; whether it is finite.
+      The learner after the step, or as it was where `go` is False or a number is not finite; the global norm of `grads`
+      as given; whether it and the whole report are finite.
     """
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm)
+    finite = jnp.isfinite(jnp.stack([norm, *report.values()])).all()
 
     # Only what moves goes through the branch: the rest would be copied there.
     def step(moving: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:

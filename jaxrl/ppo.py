@@ -8,6 +8,7 @@ import functools
 import math
 from typing import Any, NamedTuple, Self
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,12 @@ from jaxrl.checks import (
     RATE,
     check_box_actions,
     check_hidden_sizes,
+    check_key,
+    check_kind,
+    check_network_memory,
     check_numbers,
+    check_single,
+    check_width,
     strong,
     with_numbers,
 )
@@ -40,7 +46,14 @@ from jaxrl.losses import (
     standardize,
     weighted_mean,
 )
-from jaxrl.networks import CategoricalActor, GaussianActor, MultiCategoricalActor, Value, apply_function
+from jaxrl.networks import (
+    CategoricalActor,
+    GaussianActor,
+    MultiCategoricalActor,
+    Value,
+    apply_function,
+    num_parameters,
+)
 from jaxrl.optimizer import adam, descend
 from jaxrl.returns import gae
 from jaxrl.rows import shuffled_minibatches, weigh
@@ -61,6 +74,7 @@ METRICS = (
     "skipped_updates",
 )
 ADAM_EPS = 1e-5
+COPIES = 4  # Of each parameter: itself, its gradient and Adam's two moments.
 KL_COEF_RANGE = 1e-4, 1e4  # 150 halvings in a row would reach 0 and never leave it.
 RANGES = {
     "gamma": FRACTION,
@@ -195,10 +209,10 @@ class Lesson(NamedTuple):
 
 
 def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, action_space: spaces.Space) -> PPOState:
-    """A fresh learner for one environment's spaces.
+    """A fresh learner for one environment's spaces; of a vector environment, its single ones.
 
     Args:
-      key: JAX key; equal keys give equal states.
+      key: one JAX key, of either style; equal keys give equal states.
       config: checked by `check_config`.
       observation_space: Box, Discrete, MultiDiscrete or MultiBinary of any shape, or a Dict or Tuple of such;
         observations reach the kernel flattened, `(..., S)`, as `jaxrl.flatten` says.
@@ -209,8 +223,10 @@ def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, act
       The state. Two states of equal static config and spaces have equal tree structures.
 
     Raises:
-      BadInput: the config or a space cannot work; one line says what is wrong and what would be right.
+      BadInput: the key, the config or a space cannot work, or memory cannot hold the networks; one line says what is
+        wrong and what would be right.
     """
+    check_key(key)
     check_config(config, observation_space, action_space)
     actor = *_actor_for(config, action_space), jnp.result_type(float)
     critic = Value, config.hidden_sizes, jnp.result_type(float)
@@ -243,6 +259,8 @@ def num_outputs(space: spaces.Space) -> int:
 
 def ppo_act(state: PPOState, obs: Array) -> Distribution:
     """The policy at `obs`, `(..., S)`: a distribution over actions. It does not normalise observations."""
+    check_kind("state", state, PPOState)
+    check_width("obs", obs, _width(state))
     return state.actor.apply_fn(state.actor.params, obs)
 
 
@@ -253,22 +271,31 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
     Critic, minimised, by its own optimiser: `mean[ 0.5 * (V - R)^2 ]`, `R = A_gae + V_old`
 
     Values, next values and the old policy are computed here from the parameters given, which must be those that
-    collected the rollout. A rollout that gives an advantage or a target that is not finite is rejected whole; a
-    gradient that is not finite skips its network's step.
+    collected the rollout.
+
+    Nothing is learned from what is not finite, and `skipped_updates` counts it:
+    - A rollout is rejected whole if a valid row has an advantage, a target or a log-probability that is not finite. An
+      action that is none of the space's (out of range, fractional, NaN) has a log-probability of minus infinity. All
+      steps are skipped then: actor, critic and `kl_coef` stay.
+    - A step whose gradient, loss or report is not finite is skipped, for its network alone.
+    - An update after which `kl` is not finite is taken back: it counts as rejected.
+    What stands in a row that is not valid does not matter.
 
     Args:
       state: from `ppo_init` or the last update. It is not consumed.
-      rollout: leading axes `(T, N)`, time first; observations as the policy saw them, actions as it chose them.
+      rollout: leading axes `(T, N)`, time first; observations as the policy saw them, actions as it chose them. Flags
+        are booleans, or numbers that are 0 or 1; a row with another number counts as not finite.
 
     Returns:
       The new state, and metrics, all scalars: `policy_loss value_loss entropy approx_kl clip_fraction grad_norm_actor
       grad_norm_critic` (means over the steps taken), `kl` (exact mean KL(old || new) over the rollout after the last
       step), `kl_coef` (that of the next update), `explained_variance` (of the old values), `gradient_steps`,
-      `skipped_updates` (steps not taken because something was not finite).
+      `skipped_updates` (steps not taken because something was not finite). All but `explained_variance` are finite
+      where `skipped_updates` is 0.
 
     Raises:
       AssertionError: a shape is wrong; the message names the field.
-      BadInput: the minibatches do not divide the rollout, or would hold one row.
+      BadInput: the minibatches do not divide the rollout, or would hold one row; or it is no rollout for this state.
 
     Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1 and section 4.
     """
@@ -286,8 +313,10 @@ def improve_policy(state: PPOState, rollout: Transition) -> tuple[PPOState, Less
     Returns:
       The state with its new actor and KL coefficient, and what the critic has to learn.
     """
+    check_kind("state", state, PPOState)
     config = state.config
     rollout, weight = weigh(rollout, "rollout", "TN", state.kl_coef.dtype)
+    check_width("rollout.obs", rollout.obs, _width(state))
     key, shuffle_key = jax.random.split(state.key)
     (actor_rate, critic_rate), clip_eps = _annealed(state)
 
@@ -295,13 +324,14 @@ def improve_policy(state: PPOState, rollout: Transition) -> tuple[PPOState, Less
     value = state.critic.apply_fn(state.critic.params, rollout.obs)
     next_value = state.critic.apply_fn(state.critic.params, rollout.next_obs)
     old_policy = ppo_act(state, rollout.obs)
+    rollout = rollout._replace(action=_possible_actions(rollout, old_policy))
     old_log_prob = old_policy.log_prob(rollout.action)
 
     # How much better than expected each action turned out.
     flags = rollout.terminated, rollout.truncated
     advantage = gae(rollout.reward, value, next_value, *flags, config.gamma, config.gae_lambda, rollout.valid)
     returns = advantage + value
-    healthy = jnp.isfinite(advantage).all() & jnp.isfinite(returns).all()
+    healthy = jnp.isfinite(advantage).all() & jnp.isfinite(returns).all() & jnp.isfinite(old_log_prob).all()
 
     # Epochs over shuffled minibatches: one scan, so that all steps are one device call.
     rows = _flat(_Rows(rollout.obs, rollout.action, weight, old_policy, old_log_prob, advantage))
@@ -310,17 +340,20 @@ def improve_policy(state: PPOState, rollout: Transition) -> tuple[PPOState, Less
     def step(carry: tuple[TrainState, Array], index: Array) -> tuple[Any, Any]:
         actor, go = carry
         batch = jax.tree.map(lambda x: x[index], rows)
-        (_, info), grads = jax.value_and_grad(_actor_loss, has_aux=True)(actor.params, state, batch, clip_eps)
+        (loss, info), grads = jax.value_and_grad(_actor_loss, has_aux=True)(actor.params, state, batch, clip_eps)
         if config.stop_kl is not None:
             go &= ~(info["approx_kl"] > config.stop_kl)  # One that is not a number is skipped below, not stopped at.
         take = go & (batch.weight.sum() > 0)
-        actor, norm, finite = descend(actor, grads, actor_rate, take, config.max_grad_norm)
+        actor, norm, finite = descend(actor, info | {"loss": loss}, grads, actor_rate, take, config.max_grad_norm)
         return (actor, go), (take, finite, info | {"grad_norm_actor": norm})
 
     (actor, _), (take, finite, of_steps) = jax.lax.scan(step, (state.actor, healthy), order)
 
     # The KL penalty's rule, from the exact divergence that the update caused.
     kl = weighted_mean(kl_divergence(old_policy, actor.apply_fn(actor.params, rollout.obs)), weight)
+    sound = jnp.isfinite(kl)
+    actor = jax.tree.map(lambda new, old: jnp.where(sound, new, old), actor, state.actor)
+    healthy, take = healthy & sound, take & sound
     kl_coef = state.kl_coef
     if config.kl_target is not None:
         adapted = jnp.clip(adapt_kl_coef(kl_coef, kl, config.kl_target), *KL_COEF_RANGE)
@@ -346,7 +379,7 @@ def fit_value(state: PPOState, lesson: Lesson) -> tuple[PPOState, dict[str, Arra
         index, take = each
         batch = jax.tree.map(lambda x: x[index], lesson.rows)
         loss, grads = jax.value_and_grad(_critic_loss)(critic.params, state, batch)
-        critic, norm, finite = descend(critic, grads, lesson.rate, take, state.config.max_grad_norm)
+        critic, norm, finite = descend(critic, {"loss": loss}, grads, lesson.rate, take, state.config.max_grad_norm)
         return critic, (finite, {"value_loss": loss, "grad_norm_critic": norm})
 
     critic, (finite, of_steps) = jax.lax.scan(step, state.critic, (lesson.order, lesson.take))
@@ -360,6 +393,23 @@ def fit_value(state: PPOState, lesson: Lesson) -> tuple[PPOState, dict[str, Arra
         "skipped_updates": jnp.where(lesson.healthy, (lesson.take & ~finite).sum(), taken.size),
     }
     return state.replace(critic=critic), metrics
+
+
+def _possible_actions(rollout: Transition, policy: Distribution) -> Array:
+    """The actions, and in rows that are not valid the policy's own: the zeros that stand there may have a probability
+    of 0, or one so small that its ratio becomes infinite, and a weight of 0 would not help."""
+    mode = policy.mode()
+    axes = ", ".join(["T", "N", *map(str, mode.shape[2:])])
+    chex.assert_shape(rollout.action, mode.shape, custom_message=f"rollout.action must be ({axes})")
+    if rollout.valid is None:
+        return rollout.action
+    valid = rollout.valid.reshape(rollout.valid.shape + (1,) * (mode.ndim - 2))
+    return jnp.where(valid, rollout.action, mode.astype(rollout.action.dtype))
+
+
+def _width(state: PPOState) -> int:
+    """How many numbers an observation has."""
+    return state.actor.params["params"]["mlp"]["Dense_0"]["kernel"].shape[0]
 
 
 def _flat(rows: Any) -> Any:
@@ -413,20 +463,27 @@ def _annealed(state: PPOState) -> tuple[tuple[ArrayLike, ArrayLike], ArrayLike |
 
 def check_config(config: PPOConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """Raises BadInput, in one line, if PPO with this config cannot learn on these spaces as asked."""
-    layout(observation_space)
-    if isinstance(action_space, spaces.Box):
-        check_box_actions(action_space)
-    elif not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+    check_kind("config", config, PPOConfig)
+    check_single(observation_space, action_space)
+    observations = width(layout(observation_space))
+    if not isinstance(action_space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         raise BadInput(
             f"action space {type(action_space).__name__} is not supported: PPO takes Box, Discrete, MultiDiscrete or "
             "MultiBinary"
         )
+    if math.prod(action_space.shape or ()) == 0:
+        raise BadInput(f"action space {action_space} is empty: it must hold at least one number")
+    check_hidden_sizes(config.hidden_sizes, at_least=1)
+    outputs = num_outputs(action_space)
+    count = sum(num_parameters(observations, *config.hidden_sizes, last) for last in (outputs, 1))
+    check_network_memory(config, count, COPIES, observations, outputs)
+    if isinstance(action_space, spaces.Box):
+        check_box_actions(action_space)
     elif config.squash_actions:
         raise BadInput(
             f"squash_actions keeps Box actions within bounds, and {type(action_space).__name__} has none: leave it off"
         )
     check_numbers(config, RANGES)
-    check_hidden_sizes(config.hidden_sizes, at_least=1)
     _check_penalty(config)
     if config.anneal_clip and config.clip_eps is None:
         raise BadInput("anneal_clip anneals clip_eps, which is none: give a clip_eps (0.2, say) or leave it off")

@@ -16,7 +16,7 @@ def td_target(reward: Array, next_value: Array, terminated: Array, gamma: ArrayL
     Args:
       reward: any shape.
       next_value: value of the true successor, shaped like `reward`. Ignored, NaN included, where `terminated`.
-      terminated: boolean, shaped like `reward`.
+      terminated: boolean (or 0 and 1), shaped like `reward`.
       gamma: discount in [0, 1].
 
     Returns:
@@ -29,7 +29,7 @@ def td_target(reward: Array, next_value: Array, terminated: Array, gamma: ArrayL
     """
     for name, argument in {"next_value": next_value, "terminated": terminated}.items():
         chex.assert_shape(argument, jnp.shape(reward), custom_message=f"{name} must be shaped like reward")
-    return reward + gamma * jnp.where(terminated, 0.0, next_value)
+    return reward + gamma * jnp.where(jnp.asarray(terminated, bool), 0.0, next_value)
 
 
 def gae(
@@ -50,11 +50,11 @@ def gae(
     Args:
       reward, value, next_value: `(T, N)`; `next_value[t]` is the value of the true successor of step t, which differs
         from `value[t + 1]` at an episode's end.
-      terminated, truncated: `(T, N)`, boolean.
+      terminated, truncated: `(T, N)`, boolean (or 0 and 1).
       gamma: discount in [0, 1].
       gae_lambda: lambda in [0, 1]: 0 gives the TD error, 1 the discounted return minus the value.
-      valid: `(T, N)`, boolean, or None. The sum runs over a row that is not valid as if it were not there; the
-        advantage at such a row is 0.
+      valid: `(T, N)`, boolean (or 0 and 1), or None. The sum runs over a row that is not valid as if it were not there;
+        the advantage at such a row is 0.
 
     Returns:
       Advantages, `(T, N)`. `advantage + value` is the lambda-return that the critic regresses on.
@@ -68,9 +68,11 @@ def gae(
     others = {"value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated}
     for name, argument in others.items() if valid is None else [*others.items(), ("valid", valid)]:
         chex.assert_shape(argument, jnp.shape(reward), custom_message=f"{name} must be shaped like reward")
+    terminated, truncated = (jnp.asarray(flag, bool) for flag in (terminated, truncated))
     delta = td_target(reward, next_value, terminated, gamma) - value
     decay = jnp.where(terminated | truncated, 0.0, gamma * gae_lambda).astype(delta.dtype)
     if valid is not None:  # advantage_t = 0 + 1 * advantage_{t+1}: the row hands on what follows it.
+        valid = jnp.asarray(valid, bool)
         delta, decay = jnp.where(valid, delta, 0.0), jnp.where(valid, decay, 1.0)
 
     def step(advantage: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -15,6 +15,8 @@ def weigh(rows: Transition, name: str, axes: str, dtype: Any) -> tuple[Transitio
     """The rows in the parameters' type, and the weight of each: 1, or 0 where it is not valid.
 
     What stands in a row that is not valid, NaN included, is replaced by zeros, because 0 * NaN would still be NaN.
+    Flags may be numbers, each 0 or 1. The reward of a valid row with another flag becomes NaN, so that nothing is
+    learned from it.
 
     Args:
       rows: observations and actions have one axis more than the other fields (discrete actions may have none).
@@ -23,13 +25,24 @@ def weigh(rows: Transition, name: str, axes: str, dtype: Any) -> tuple[Transitio
       dtype: floating type of the parameters.
 
     Returns:
-      The rows, and weights of the leading axes' shape and of type `dtype`.
+      The rows, their flags as booleans, and weights of the leading axes' shape and of type `dtype`.
 
     Raises:
       AssertionError: a shape is wrong; the message names the field.
+      BadInput: it is no Transition, lacks a field, or is a batch where a rollout is wanted, or the reverse.
     """
-    # The leading shape is what most fields say, so that the odd one out gets the blame.
     rank, names = len(axes), ", ".join(axes)
+    if not isinstance(rows, Transition):
+        raise BadInput(f"{name} is a {type(rows).__name__}: it must be a Transition")
+    if missing := [part for part, field in rows._asdict().items() if field is None and part != "valid"]:
+        raise BadInput(f"{name}.{missing[0]} is None: only valid may be")
+    # The rank and the leading shape are what most fields say, so that the odd one out gets the blame.
+    ranks = [jnp.ndim(field) for field in (rows.reward, rows.terminated, rows.truncated)]
+    if max(ranks, key=ranks.count) != rank:
+        raise BadInput(
+            f"{name}.reward has the shape {jnp.shape(rows.reward)}: it must have {rank} axes, ({names}); "
+            "ppo_update takes a rollout, (T, N), and ddpg_update a batch, (B,)"
+        )
     leading = [jnp.shape(field)[:rank] for field in rows if field is not None]
     shape = max(leading, key=leading.count)
     chex.assert_shape(rows.obs, (*shape, None), custom_message=f"{name}.obs must be ({names}, S)")
@@ -40,7 +53,8 @@ def weigh(rows: Transition, name: str, axes: str, dtype: Any) -> tuple[Transitio
         if field is not None:
             chex.assert_shape(field, shape, custom_message=f"{name}.{part} must be ({names})")
     real = {part: jnp.asarray(getattr(rows, part), dtype) for part in ("obs", "reward", "next_obs")}
-    rows = jax.tree.map(jnp.asarray, rows)._replace(**real)
+    rows = Transition(*(None if field is None else jnp.asarray(field) for field in rows._replace(**real)))
+    rows = _with_flags(rows)
     valid = rows.valid
     if valid is None:
         return rows, jnp.ones(shape, dtype)
@@ -49,6 +63,16 @@ def weigh(rows: Transition, name: str, axes: str, dtype: Any) -> tuple[Transitio
         return jnp.where(valid.reshape(shape + (1,) * (jnp.ndim(x) - rank)), x, jnp.zeros_like(x))
 
     return jax.tree.map(blank, rows)._replace(valid=valid), valid.astype(dtype)
+
+
+def _with_flags(rows: Transition) -> Transition:
+    """The rows with booleans for flags, and with NaN for the reward where a flag is neither 0 nor 1."""
+    for part in ("terminated", "truncated", "valid"):
+        flag = getattr(rows, part)
+        if flag is not None and flag.dtype != bool:
+            is_one = (flag == 0) | (flag == 1)
+            rows = rows._replace(**{part: flag != 0, "reward": jnp.where(is_one, rows.reward, jnp.nan)})
+    return rows
 
 
 def shuffled_minibatches(key: Array, num_rows: int, num_epochs: int, num_minibatches: int) -> Array:

@@ -1,7 +1,9 @@
 """A whole training run from its settings: what the command line calls, and what a script can."""
 
 import dataclasses
+import operator
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,32 @@ class Result:
     step: int
     run_dir: Path
     run: RunConfig
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: all of it, but for environments and wrappers that another process could not
+        import. Of these it is the name."""
+        run = self.run
+        named = {
+            "env": _by_name(run.env),
+            "eval_env": _by_name(run.eval_env),
+            "wrapper": tuple(_by_name(each) for each in run.wrapper),
+        }
+        return vars(self) | {"run": dataclasses.replace(run, **named)}
+
+
+def _by_name(thing: Any) -> Any:
+    """An id, a function or a class that can be imported as it is; of all else the name."""
+    name = getattr(thing, "__qualname__", type(thing).__qualname__)
+    if thing is None or isinstance(thing, str) or _imported(getattr(thing, "__module__", None), name) is thing:
+        return thing
+    return name
+
+
+def _imported(module: str | None, name: str) -> Any:
+    try:
+        return operator.attrgetter(name)(sys.modules[module or ""])
+    except (KeyError, AttributeError):
+        return None
 
 
 def train(run: RunConfig, callback: Callback | None = None) -> Result:
