@@ -18,9 +18,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from jaxrl.errors import BadInput, EnvironmentLost, NotSaved
+from jaxrl.output import Output, say
 
 if TYPE_CHECKING:
     from jaxrl.config import RunConfig
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
+        say(USAGE, sys.stdout)
         return 0
     return _complain(BadInput(f"there is no command {argv[0]!r}: it must be {' or '.join(commands)}"))
 
@@ -91,11 +92,12 @@ def _print_results(study: "RunConfig", results: "Sequence[Result]") -> None:
         text = ", ".join(f"{name} {number:g}" for name, number in setting.items()) or study.env_name
         last.setdefault(text, []).extend(each.mean_return for each in result.evaluations[-1:])
     wide = max(map(len, last))
-    print(f"{'last evaluations':{wide}} seeds       mean        std     lowest    highest")
+    say(f"{'last evaluations':{wide}} seeds       mean        std     lowest    highest", sys.stdout)
     for text, returns in last.items():
         if returns:
             numbers = statistics.fmean(returns), statistics.pstdev(returns), min(returns), max(returns)
-            print(f"{text:{wide}} {len(returns):5}", *(f"{number:10,.1f}" for number in numbers))
+            cells = f"{text:{wide}} {len(returns):5}", *(f"{number:10,.1f}" for number in numbers)
+            say(" ".join(cells), sys.stdout)
 
 
 def evaluate_command(argv: Sequence[str] | None = None) -> int:
@@ -180,12 +182,13 @@ def _parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) -
     import tyro
 
     words = [_spelled_out(word, flag in NAMES) for flag, word in zip(["", *argv], argv, strict=False)]
-    complaint = io.StringIO()
+    complaint, output = io.StringIO(), Output(sys.stdout)
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(cast(TextIO, output)):
             return tyro.cli(kind, args=words, prog=prog, default=default, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit as end:
         if end.code in (0, None):
+            output.flush()
             raise
         # A box, in ASCII where the terminal knows no other: a title, what is wrong, and after a rule what comes near.
         lines = [line.strip("│╭╮╰╯ ") for line in complaint.getvalue().strip().splitlines()[1:]]
@@ -266,11 +269,13 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     assert results is not None
     returns, lengths = results
     for episode_return, length in zip(returns, lengths, strict=True):
-        print(f"return {episode_return:.1f}, {length} steps")
-    print(f"{env}: mean return {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes")
+        say(f"return {episode_return:.1f}, {length} steps", sys.stdout)
+    mean = f"mean return {returns.mean():.1f} +- {returns.std():.1f}"
+    say(f"{env}: {mean} over {len(returns)} episodes", sys.stdout)
     if flags.recorded:
         same = float(returns.mean()) == record["mean_return"]
-        print(f"recorded: {record['mean_return']:.1f} at step {record['step']:,}, {'the same' if same else 'another'}")
+        found = f"{record['mean_return']:.1f} at step {record['step']:,}, {'the same' if same else 'another'}"
+        say(f"recorded: {found}", sys.stdout)
 
 
 def _check_flags(flags: "EvaluateFlags") -> None:
@@ -329,9 +334,6 @@ def _run(command: Callable[[], None]) -> int:
         command()
     except BadInput as error:
         return _complain(error)
-    except BrokenPipeError:  # Who read the output has read enough: `--help | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (EnvironmentLost, NotSaved, OSError) as error:  # The last: a log, on a disk that is full.
         _complain(error)
         return 1
@@ -345,7 +347,7 @@ def _terminate(kind: int, frame: FrameType | None) -> None:
 
 
 def _complain(error: Exception) -> int:
-    print(f"jaxrl: {' '.join(str(error).split())}", file=sys.stderr)
+    say(f"jaxrl: {' '.join(str(error).split())}", sys.stderr)
     return 2
 
 

@@ -95,7 +95,8 @@ class Stops:
 
     def __exit__(self, *_: object) -> None:
         for kind, handler in self._handlers.items():
-            signal.signal(kind, handler)
+            # One that C code has installed is None here and cannot be given back.
+            signal.signal(kind, signal.SIG_DFL if handler is None else handler)
 
     def _stop(self, kind: int, frame: FrameType | None) -> None:
         if self.asked_by is not None and kind == signal.SIGINT:
@@ -186,13 +187,13 @@ class Session:
 
     def _lock(self) -> None:
         """Two processes in one folder would remove each other's files. The lock goes when the process does."""
-        self._folder = os.open(self.run_dir, os.O_RDONLY)
         try:
+            self._folder = os.open(self.run_dir, os.O_RDONLY)
             if fcntl is not None:
                 fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BadInput(f"{self.run_dir} is in use: another process trains there") from error
-        except OSError:  # Some network file systems know no locks.
+        except OSError:  # Some network file systems know no locks, and Windows opens no folders.
             pass
 
     def _reset_envs(self, state: dict[str, Any] | None) -> None:
