@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrl.config import RunConfig, check_settings
+from jaxrl.config import RunConfig, check_settings, converted, shown
 from jaxrl.ddpg import DDPGConfig
 from jaxrl.envs import Envs, make_envs
 from jaxrl.errors import BadInput
@@ -56,6 +56,9 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
       KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
         saved.
     """
+    run = converted(run)
+    if callback is not None and not callable(callback):
+        raise BadInput(f"callback is {shown(callback)}: it must be a function of a Snapshot, or None")
     if is_study(run):
         raise BadInput(f"num_seeds is {run.num_seeds}, sweep {list(run.sweep)}: train_many trains more than one run")
     [result] = _train([run], callback)
@@ -78,6 +81,7 @@ def train_many(run: RunConfig) -> list[Result]:
     Raises:
       BadInput, EnvironmentLost, KeyboardInterrupt, SystemExit: as `train`; every run is saved.
     """
+    run = converted(run)
     check_settings(run)
     group, runs = runs_of(run)
     results = _train(runs)
