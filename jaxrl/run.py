@@ -44,14 +44,15 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
 
     Args:
       run: the settings; with `resume` set, those that `jaxrl.config.load_run` gives.
-      callback: called after each update with a Snapshot; returning False from it ends the run cleanly.
+      callback: called after each update with a Snapshot. It must return None, True, or False, which ends the run
+        cleanly. Whatever it raises is let through once a checkpoint is saved.
 
     Returns:
       The result.
 
     Raises:
       BadInput: the settings cannot work; nothing has been written then. Or a step of which nothing can be learned,
-        with a checkpoint saved (unless `on_fault` is "reset").
+        with a checkpoint saved (unless `on_fault` is "reset"); or the callback returned something else.
       EnvironmentLost: an environment raised, died, or gave no answer in time; a checkpoint is saved.
       KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
         saved.

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.checkpoint import write_atomically
-from jaxrl.config import RunConfig, check_resumable, claim_run_dir, run_to_json
+from jaxrl.config import RunConfig, check_resumable, claim_run_dir, run_to_json, shown
 from jaxrl.envs import Envs, Fault, make_envs
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, NotSaved
 from jaxrl.evaluate import Evaluation, evaluate, make_eval_envs
@@ -138,6 +138,8 @@ class Session:
         self.begun = self.over = False
         self._folder: int | None = None  # Open while the run holds its lock.
         self._evaluating = False
+        self.whole = False  # Whether `goes_on` calls code of the user's: all in `training` belongs to one step then.
+        self.raised: BaseException | None = None  # By the callback.
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
         self._evaluated = self._saved = self._logged = -1
 
@@ -253,11 +255,12 @@ class Session:
         if step > 0 and (over or step // run.log_every > self._logged // run.log_every):
             self._make_due(step)
         due = step != self._evaluated and (over or step // run.eval_every > self._evaluated // run.eval_every)
+        self.whole = True
         if due and not asked:
             over |= self._evaluate()
         if self._callback is not None and metrics is not None:
-            answer = self._callback(self._snapshot(metrics))
-            over |= answer is not None and not answer
+            over |= self._stopped_by_callback(self._callback, metrics)
+        self.whole = False
         asked = self._stops.asked_by is not None
         over |= asked
         if over and self._pending and not asked:  # Else a checkpoint keeps them for the run that resumes this one.
@@ -267,6 +270,17 @@ class Session:
         if over:
             self._finish()
         return not over
+
+    def _stopped_by_callback(self, callback: Callback, metrics: jax.Array) -> bool:
+        """Calls the callback, and says whether it ends the run."""
+        try:
+            answer = callback(self._snapshot(metrics))
+        except BaseException as error:
+            self.raised = error
+            raise
+        if answer is None or isinstance(answer, bool | np.bool_):
+            return answer is not None and not answer
+        raise BadInput(f"the callback returned {shown(answer)}: it must return None or True to go on, or False to stop")
 
     def failed(self) -> bool:
         """Whether it is this run's environments that failed."""
@@ -493,20 +507,34 @@ class Sessions:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> bool:
-        failed = isinstance(error, EnvironmentFault | EnvironmentLost)
         begun = [session for session in self._all if session.begun]
+        raised = next((session.raised for session in begun if session.raised is not None), None)
+        failed = raised is None and isinstance(error, EnvironmentFault | EnvironmentLost)
+        # A second Ctrl-C interrupts at once. Else what was learned is kept wherever the state of every run is whole.
+        at_once = isinstance(error, KeyboardInterrupt) and self.stopped_by is not None
+        kept = failed or (any(session.whole for session in begun) and not at_once)
         try:
-            for session in begun if failed else ():  # What was learned is kept; what is over has been saved.
-                if not session.over:
+            for session in begun if kept else ():
+                if session.over:  # It has been saved.
+                    continue
+                try:
                     session.save()
+                except NotSaved as unsaved:
+                    if failed:
+                        raise
+                    session.say(str(unsaved))  # The user's own exception must get through.
         finally:
             self._stops.__exit__()
             with contextlib.ExitStack() as left:
+                if raised is not None:  # A disk that is full must not hide it.
+                    left.enter_context(contextlib.suppress(OSError))
                 for session in self._all:
                     left.callback(session.close)
-        if isinstance(error, EnvironmentLost) and self.stopped_by is not None:
+        if raised is not None and error is not raised:  # The loops are generators: they make StopIteration another.
+            raise raised
+        if failed and isinstance(error, EnvironmentLost) and self.stopped_by is not None:
             return True  # What stops the run may reach its processes too, and before it.
-        if isinstance(error, EnvironmentFault | EnvironmentLost):
+        if failed and isinstance(error, EnvironmentFault | EnvironmentLost):
             culprit = next((session for session in begun if session.failed()), self._all[0])
             raise culprit.explained(error) from error
         return False
