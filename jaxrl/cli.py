@@ -357,9 +357,11 @@ def _prepare_jax() -> None:
     The compilation cache makes a second start fast: by default it skips what compiles in under a second, which is all
     that we have.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        _fix_cache_folder()
+    else:
         try:
-            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrl" / "xla"
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "jaxrl" / "xla"
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
         except (OSError, RuntimeError):  # No home, or one that cannot be written to, costs the cache, not the run.
@@ -367,6 +369,14 @@ def _prepare_jax() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _fix_cache_folder() -> None:
+    """An environment may move the working folder, and a relative cache folder must not move with it."""
+    folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if folder and "://" not in folder:
+        with contextlib.suppress(OSError):  # The working folder is gone.
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder).absolute())
 
 
 @contextlib.contextmanager
@@ -403,8 +413,9 @@ def _choose_threads(run: "RunConfig") -> None:
     rows = run.num_envs * run.num_steps / run.agent.num_minibatches
     if rows > FEW_ROWS or rows * max(run.agent.hidden_sizes, default=0) > SMALL_MINIBATCH:
         return
-    one = make_envs(run.env, 1, run.seed, wrapper=run.wrapper)  # The last layer may be the widest.
-    one.close()
+    with contextlib.chdir("."):  # An environment may move the working folder, which is where the run's paths start.
+        one = make_envs(run.env, 1, run.seed, wrapper=run.wrapper)  # The last layer may be the widest.
+        one.close()
     if rows * num_outputs(one.action_space) <= SMALL_MINIBATCH:
         os.environ["NPROC"] = "1"
 

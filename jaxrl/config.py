@@ -356,30 +356,62 @@ def _check_minibatches(run: RunConfig, num_minibatches: int) -> None:
         )
 
 
-def claim_run_dir(run: RunConfig) -> Path:
-    """Makes the run's folder, or raises BadInput where there is something in it or it cannot be made."""
-    if run.run_dir is not None:
-        folder = Path(run.run_dir)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise BadInput(f"run_dir {folder} is not empty: name a new folder, or continue its run with resume")
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except OSError as error:
-            raise BadInput(f"run_dir {folder} cannot be written to ({error.strerror}): name another") from error
-        return folder
-    name = re.sub(r"[^\w.-]+", "-", f"{run.algo}-{run.env_name}-seed{run.seed}")
+def claim_run_dir(run: RunConfig, here: Path = Path()) -> Path:
+    """Makes the run's folder.
+
+    Args:
+      run: the settings.
+      here: the folder that relative paths start from.
+
+    Returns:
+      The folder, relative to `here` where it is there.
+
+    Raises:
+      BadInput: there is something in the folder, or it cannot be made.
+    """
+    if run.run_dir is None:
+        return claim_next_folder(f"{run.algo}-{run.env_name}-seed{run.seed}", here)
+    named = Path(run.run_dir)
+    folder = here / named
     try:
-        Path("runs").mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise BadInput(f"run_dir {named} is not empty: name a new folder, or continue its run with resume")
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise BadInput(f"run_dir {named} cannot be written to ({error.strerror}): name another") from error
+    return named
+
+
+def claim_next_folder(name: str, here: Path) -> Path:
+    """Makes the next free folder runs/NAME, runs/NAME-2, ... below `here`, and gives it relative to `here`. Processes
+    that do this at the same time get different ones."""
+    name = re.sub(r"[^\w.-]+", "-", name)
+    try:
+        (here / "runs").mkdir(exist_ok=True)
         for suffix in itertools.count(1):
-            folder = Path("runs") / (name if suffix == 1 else f"{name}-{suffix}")
+            named = Path("runs") / (name if suffix == 1 else f"{name}-{suffix}")
             with contextlib.suppress(FileExistsError):
-                folder.mkdir()
+                (here / named).mkdir(parents=True)  # A study that is refused removes runs again.
                 break
     except OSError as error:
         raise BadInput(f"no folder can be made in runs ({error.strerror}): name one with run_dir") from error
-    return folder
+    return named
+
+
+def working_folder() -> Path:
+    """The folder that relative paths start from now; the empty path where it was removed."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path()
+
+
+def reachable(named: Path, here: Path) -> Path:
+    """The path `named`, relative to `here`, as it stands where that still leads there: nothing has moved the working
+    folder. Else the path from `here`."""
+    return named if working_folder() == here else here / named
 
 
 def run_to_json(run: RunConfig) -> dict[str, Any]:
@@ -447,10 +479,10 @@ MAY_CHANGE = {"total_steps", "stop_return", "checkpoint_every", "log_every", "re
 MAY_CHANGE |= {"run_dir", "init_from", "resume"}
 
 
-def check_resumable(run: RunConfig) -> dict[str, Any]:
-    """Raises BadInput, naming the setting, if `run` is to resume a run that had other settings; gives those."""
-    assert run.resume is not None
-    path = Path(run.resume) / "config.json"
+def check_resumable(run: RunConfig, folder: Path) -> dict[str, Any]:
+    """Raises BadInput, naming the setting, if `run` is to resume the run in `folder` and that had other settings; gives
+    those."""
+    path = folder / "config.json"
     try:
         before = json.loads(path.read_text())["run"]
     except (OSError, ValueError, KeyError) as error:
@@ -461,7 +493,7 @@ def check_resumable(run: RunConfig) -> dict[str, Any]:
         for name in new:
             if name != "agent" and name not in may_change and old.get(name) != new[name]:
                 raise BadInput(
-                    f"{name} is {new[name]}, but the run in {run.resume} had {old.get(name)}: it keeps its settings"
+                    f"{name} is {new[name]}, but the run in {folder} had {old.get(name)}: it keeps its settings"
                 )
     if run.anneals and run.anneal_steps is None and run.total_steps != before["total_steps"]:
         raise BadInput("total_steps cannot change in a run that anneals over it: only one with anneal_steps can")

@@ -20,9 +20,10 @@ from typing import Any, Self, get_type_hints
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from jaxrl.checkpoint import write_atomically
-from jaxrl.config import RunConfig, check_resumable, claim_run_dir, run_to_json, shown
+from jaxrl.config import RunConfig, check_resumable, claim_run_dir, reachable, run_to_json, shown
 from jaxrl.envs import Envs, Fault, make_envs
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, NotSaved
 from jaxrl.evaluate import Evaluation, evaluate, make_eval_envs
@@ -65,7 +66,7 @@ class Snapshot:
       state, normalizer: the learner now.
       metrics: of the last update, by name.
       evaluations: all up to now.
-      run_dir: the run's folder.
+      run_dir: the run's folder: as it was named, or its absolute path where something has moved the working folder.
     """
 
     step: int
@@ -114,6 +115,7 @@ class Session:
       stops: whether it is asked to stop.
       eval_envs: environments to evaluate in; None for new ones.
       callback: called with a Snapshot after each update; returning False ends the run.
+      here: the folder that relative paths in `run` start from.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Session:
         stops: Stops,
         eval_envs: Envs | None = None,
         callback: Callback | None = None,
+        here: Path = Path(),
     ) -> None:
         self.run, self.training, self.eval_envs = run, training, eval_envs or _eval_envs(run)
         self.evaluations: list[Evaluation] = []
@@ -131,7 +134,7 @@ class Session:
         seen, done = self.eval_envs.observation_space, self.eval_envs.action_space
         if describe(layout(seen)) != describe(layout(self._spaces[0])) or done != self._spaces[1]:
             raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
-        self._metric_names, self._stops, self._callback = metric_names, stops, callback
+        self._metric_names, self._stops, self._callback, self._here = metric_names, stops, callback, here
         self._latest: Any = None  # Metrics of the update since the last call of `goes_on`.
         self._pending: list[Any] = []  # Metrics that no row has been asked for yet,
         self._due: list[tuple[int, float, list[Any]]] = []  # and those of rows to be written: step, wall time, metrics.
@@ -142,6 +145,11 @@ class Session:
         self.raised: BaseException | None = None  # By the callback.
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
         self._evaluated = self._saved = self._logged = -1
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder for users: as it was named, or its absolute path where the working folder has moved."""
+        return reachable(self._named, self._here)
 
     def begin(self, display: Display | None = None, name: str = "") -> None:
         """Makes the run's folder, starts the logs and resets the environments; where the run resumes, or starts from
@@ -155,8 +163,9 @@ class Session:
         run, training, state = self.run, self.training, None
         record = run_to_json(dataclasses.replace(run, resume=None))
         if run.resume is not None:
-            record["init_from"] = check_resumable(run)["init_from"]
-            self.run_dir = Path(run.resume)
+            self._named = Path(run.resume)
+            self.run_dir = self._here / self._named
+            record["init_from"] = check_resumable(run, self.folder)["init_from"]
             self._lock()
             self._savepoints = Savepoints(self.run_dir, run.algo, run.env_name)
             state = self._restore()
@@ -164,9 +173,10 @@ class Session:
             self._savepoints.tidy_up()
         else:
             if run.init_from is not None:
-                adopt(Path(run.init_from), training)
+                adopt(reachable(Path(run.init_from), self._here), training)
             self._reset_envs(None)
-            self.run_dir = claim_run_dir(run)
+            self._named = claim_run_dir(run, self._here)
+            self.run_dir = self._here / self._named
             self._lock()
             self._savepoints = Savepoints(self.run_dir, run.algo, run.env_name)
             (self.run_dir / "checkpoints").mkdir()
@@ -182,9 +192,9 @@ class Session:
             self._log.say(self._savepoints.notice)
         if state is not None:
             anew = "" if state["envs"] else "; episodes begin anew, the state of these environments is not known"
-            self._log.say(f"resuming {self.run_dir} at step {training.step:,}{anew}")
+            self._log.say(f"resuming {self.folder} at step {training.step:,}{anew}")
         else:
-            self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.run_dir}")
+            self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.folder}")
             self._say_what_is_flattened()
 
     def _lock(self) -> None:
@@ -194,7 +204,7 @@ class Session:
             if fcntl is not None:
                 fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BadInput(f"{self.run_dir} is in use: another process trains there") from error
+            raise BadInput(f"{self.folder} is in use: another process trains there") from error
         except OSError:  # Some network file systems know no locks, and Windows opens no folders.
             pass
 
@@ -205,7 +215,7 @@ class Session:
             if state is not None:
                 training.envs.set_state(state)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise BadInput(f"{self.run_dir} holds the state of other environments: {error}") from error
+            raise BadInput(f"{self.folder} holds the state of other environments: {error}") from error
 
     def _say_what_is_flattened(self) -> None:
         observation_space, action_space = self._spaces
@@ -292,14 +302,14 @@ class Session:
         if not self.begun:
             return error
         if self._evaluating:
-            text = f"in the evaluation at step {step:,}, {error}; the run up to it is saved in {self.run_dir}"
+            text = f"in the evaluation at step {step:,}, {error}; the run up to it is saved in {self.folder}"
             return (BadInput if isinstance(error, EnvironmentFault) else EnvironmentLost)(text)
         if isinstance(error, EnvironmentFault):
             return BadInput(
                 f"{name} {error.what}, environment {error.env_index} at step {step + error.steps:,}: nothing of that "
                 f"step is stored, the run up to it is saved; the environment must not, or --on-fault reset goes on"
             )
-        return EnvironmentLost(f"{name}: {error}, after step {step:,}; the run up to it is saved in {self.run_dir}")
+        return EnvironmentLost(f"{name}: {error}, after step {step:,}; the run up to it is saved in {self.folder}")
 
     def close(self) -> None:
         """Closes the logs and the environments of the evaluation."""
@@ -309,7 +319,8 @@ class Session:
             if self.begun:
                 left.callback(self._log.close)
                 left.callback(self._write_due)
-            left.callback(self.eval_envs.close)
+            if not isinstance(self.run.eval_env, VectorEnv):  # One that the user has built is the user's to close.
+                left.callback(self.eval_envs.close)
 
     def _make_due(self, step: int) -> None:
         """Asks for a row of all pending metrics. It is written at the next call of `goes_on`, or with a checkpoint: now
@@ -406,14 +417,14 @@ class Session:
         except OSError as error:
             raise NotSaved(
                 f"no checkpoint can be written at step {step:,} ({error.strerror or error}): "
-                f"{self.run_dir / 'checkpoints'} keeps the one before"
+                f"{self.folder / 'checkpoints'} keeps the one before"
             ) from error
         self._saved = step
 
     def _restore(self) -> dict[str, Any]:
         """Brings everything to where the latest checkpoint was made, but for the environments; gives what it notes."""
         notes = self._savepoints.read(self.training)
-        with readable(self.run_dir / "checkpoints"):
+        with readable(self.folder / "checkpoints"):
             self._evaluated, self._logged = map(int, notes["marks"])
             kinds = get_type_hints(Evaluation).values()
             self.evaluations = [
@@ -432,7 +443,7 @@ class Session:
         numbers = dict(zip(self._metric_names, map(float, np.asarray(metrics)), strict=True))
         state = jax.tree.map(jnp.copy, training.state)
         normalizer = copy.deepcopy(training.normalizer)
-        return Snapshot(training.step, state, normalizer, numbers, list(self.evaluations), self.run_dir)
+        return Snapshot(training.step, state, normalizer, numbers, list(self.evaluations), self.folder)
 
     def _finish(self) -> None:
         training, asked_by, self.over = self.training, self._stops.asked_by, True
@@ -441,10 +452,10 @@ class Session:
         if training.learner.size > 1:  # The others go on, and this one's place among them with them.
             training.learner, training.memory, training.place = Stack([training.state]), None, 0
         if asked_by is not None:
-            resume = f"--resume {self.run_dir}"
+            resume = f"--resume {self.folder}"
             self._log.say(f"stopped by {asked_by.name} at step {training.step:,}; continue with {resume}")
         else:
-            self._log.say(f"done: {training.step:,} steps in {self._log.wall_time:,.1f} s, in {self.run_dir}")
+            self._log.say(f"done: {training.step:,} steps in {self._log.wall_time:,.1f} s, in {self.folder}")
 
 
 class Sessions:
@@ -456,6 +467,7 @@ class Sessions:
       trainings: where each begins.
       metric_names: of the numbers that come with each update.
       callback: called with a Snapshot after each update of each; returning False ends that run.
+      here: the folder that relative paths in `runs` start from.
     """
 
     def __init__(
@@ -464,11 +476,12 @@ class Sessions:
         trainings: Sequence[Training],
         metric_names: Sequence[str],
         callback: Callback | None = None,
+        here: Path = Path(),
     ) -> None:
         self._stops = Stops()
-        first = Session(runs[0], trainings[0], metric_names, self._stops, None, callback)
+        first = Session(runs[0], trainings[0], metric_names, self._stops, None, callback, here)
         each = zip(runs[1:], trainings[1:], strict=True)
-        others = [Session(*pair, metric_names, self._stops, first.eval_envs, callback) for pair in each]
+        others = [Session(*pair, metric_names, self._stops, first.eval_envs, callback, here) for pair in each]
         self._all = [first, *others]
 
     def __iter__(self) -> Iterator[Session]:
@@ -488,7 +501,7 @@ class Sessions:
         folders = {session: session.run.resume or session.run.run_dir or "" for session in self._all}
         group = os.path.commonpath(folders.values())
         for session in self._all:
-            session.begin(display, os.path.relpath(folders[session], group))
+            session.begin(display, str(Path(folders[session]).relative_to(group)))
 
     def stacked(self) -> list[list[Session]]:
         """The sessions, once they have begun, in groups that are updated together, their learners in one stack."""
