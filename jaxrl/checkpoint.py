@@ -2,6 +2,7 @@
 the shapes and types that are expected. Nothing of a file is interpreted before its digest is right, or ever unpickled.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -19,6 +20,9 @@ from jaxrl.errors import BadInput
 
 FORMAT = 1
 DIGITS = 64  # Of a SHA-256 in hexadecimal.
+# The answers of file systems that cannot sync a folder: CIFS, shared folders of virtual machines, some of FUSE.
+CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+CANNOT_SYNC |= {errno.EBADF, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class DamagedFile(BadInput):
@@ -33,15 +37,32 @@ def write_atomically(path: Path, write: Any) -> None:
         with temporary.open("wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError:  # Windows opens no folders.
+        return
+    try:
+        sync(folder)
     finally:
         os.close(folder)
+
+
+def sync(descriptor: int) -> None:
+    """Waits until a file or a folder is on the disk. Where the file system cannot do that for it, the file system's own
+    time has to do.
+
+    Raises:
+      OSError: the disk fails or is full.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
 
 
 def save_tree(path: Path, tree: Any, notes: dict[str, Any]) -> str:

@@ -18,9 +18,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from jaxrl.errors import BadInput, EnvironmentLost, NotSaved
+from jaxrl.output import Output, say
 
 if TYPE_CHECKING:
     from jaxrl.config import RunConfig
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
+        say(USAGE, sys.stdout)
         return 0
     return _complain(BadInput(f"there is no command {argv[0]!r}: it must be {' or '.join(commands)}"))
 
@@ -86,7 +87,7 @@ def _print_results(study: "RunConfig", results: "Sequence[Result]") -> None:
     from jaxrl.study import setting_of
 
     if study.eval_every is None:
-        print(f"{len(results)} runs are done; eval_every is none, so there are no evaluations to show")
+        say(f"{len(results)} runs are done; eval_every is none, so there are no evaluations to show", sys.stdout)
         return
     last: dict[str, list[float]] = {"last evaluations": []}
     for result in results:
@@ -94,11 +95,12 @@ def _print_results(study: "RunConfig", results: "Sequence[Result]") -> None:
         text = ", ".join(f"{name} {number:g}" for name, number in setting.items()) or study.env_name
         last.setdefault(text, []).extend(each.mean_return for each in result.evaluations[-1:])
     wide = max(map(len, last))
-    print(f"{'last evaluations':{wide}} seeds       mean        std     lowest    highest")
+    say(f"{'last evaluations':{wide}} seeds       mean        std     lowest    highest", sys.stdout)
     for text, returns in last.items():
         if returns:
             numbers = statistics.fmean(returns), statistics.pstdev(returns), min(returns), max(returns)
-            print(f"{text:{wide}} {len(returns):5}", *(f"{number:10,.1f}" for number in numbers))
+            cells = f"{text:{wide}} {len(returns):5}", *(f"{number:10,.1f}" for number in numbers)
+            say(" ".join(cells), sys.stdout)
 
 
 def evaluate_command(argv: Sequence[str] | None = None) -> int:
@@ -183,12 +185,13 @@ def _parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) -
     import tyro
 
     words = [_spelled_out(word, flag in NAMES) for flag, word in zip(["", *argv], argv, strict=False)]
-    complaint = io.StringIO()
+    complaint, output = io.StringIO(), Output(sys.stdout)
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(cast(TextIO, output)):
             return tyro.cli(kind, args=words, prog=prog, default=default, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit as end:
         if end.code in (0, None):
+            output.flush()
             raise
         # A box, in ASCII where the terminal knows no other: a title, what is wrong, and after a rule what comes near.
         lines = [line.strip("│╭╮╰╯ ") for line in complaint.getvalue().strip().splitlines()[1:]]
@@ -265,7 +268,7 @@ def _evaluate(flags: "EvaluateFlags") -> None:
         )
     rng = np.random.default_rng(flags.seed or 0) if flags.stochastic else None
     for name in envs.normalizing:
-        print(f"the environment has {name} inside, which begins here with new statistics, not those of the training")
+        say(f"the environment has {name} inside: it begins with new statistics, not those of the training", sys.stdout)
     cut: list[Any] = []
     # An evaluation whose record says nothing of a bound had none.
     max_steps = record.get("max_steps", sys.maxsize) if flags.recorded else None
@@ -276,13 +279,15 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     assert results is not None
     returns, lengths = results
     for episode_return, length in zip(returns, lengths, strict=True):
-        print(f"return {episode_return:.1f}, {length} steps")
+        say(f"return {episode_return:.1f}, {length} steps", sys.stdout)
     if cut:
-        print(f"{cut_line(cut, episodes)} (--max-episode-steps)")
-    print(f"{env}: mean return {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes")
+        say(f"{cut_line(cut, episodes)} (--max-episode-steps)", sys.stdout)
+    mean = f"mean return {returns.mean():.1f} +- {returns.std():.1f}"
+    say(f"{env}: {mean} over {len(returns)} episodes", sys.stdout)
     if flags.recorded:
         same = float(returns.mean()) == record["mean_return"]
-        print(f"recorded: {record['mean_return']:.1f} at step {record['step']:,}, {'the same' if same else 'another'}")
+        found = f"{record['mean_return']:.1f} at step {record['step']:,}, {'the same' if same else 'another'}"
+        say(f"recorded: {found}", sys.stdout)
 
 
 def _check_flags(flags: "EvaluateFlags") -> None:
@@ -341,9 +346,6 @@ def _run(command: Callable[[], None]) -> int:
         command()
     except BadInput as error:
         return _complain(error)
-    except BrokenPipeError:  # Who read the output has read enough: `--help | head`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (EnvironmentLost, NotSaved, OSError) as error:  # The last: a log, on a disk that is full.
         _complain(error)
         return 1
@@ -357,7 +359,7 @@ def _terminate(kind: int, frame: FrameType | None) -> None:
 
 
 def _complain(error: Exception) -> int:
-    print(f"jaxrl: {' '.join(str(error).split())}", file=sys.stderr)
+    say(f"jaxrl: {' '.join(str(error).split())}", sys.stderr)
     return 2
 
 
@@ -367,9 +369,11 @@ def _prepare_jax() -> None:
     The compilation cache makes a second start fast: by default it skips what compiles in under a second, which is all
     that we have.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        _fix_cache_folder()
+    else:
         try:
-            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrl" / "xla"
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "jaxrl" / "xla"
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
         except (OSError, RuntimeError):  # No home, or one that cannot be written to, costs the cache, not the run.
@@ -377,6 +381,14 @@ def _prepare_jax() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def _fix_cache_folder() -> None:
+    """An environment may move the working folder, and a relative cache folder must not move with it."""
+    folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if folder and "://" not in folder:
+        with contextlib.suppress(OSError):  # The working folder is gone.
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder).absolute())
 
 
 @contextlib.contextmanager
@@ -413,8 +425,9 @@ def _choose_threads(run: "RunConfig") -> None:
     rows = run.num_envs * run.num_steps / run.agent.num_minibatches
     if rows > FEW_ROWS or rows * max(run.agent.hidden_sizes, default=0) > SMALL_MINIBATCH:
         return
-    one = make_envs(run.env, 1, run.seed, wrapper=run.wrapper)  # The last layer may be the widest.
-    one.close()
+    with contextlib.chdir("."):  # An environment may move the working folder, which is where the run's paths start.
+        one = make_envs(run.env, 1, run.seed, wrapper=run.wrapper)  # The last layer may be the widest.
+        one.close()
     if rows * num_outputs(one.action_space) <= SMALL_MINIBATCH:
         os.environ["NPROC"] = "1"
 

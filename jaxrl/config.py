@@ -1,5 +1,6 @@
 """What a run is: its settings, the checks on them, good defaults for known tasks, and their form as JSON."""
 
+import collections.abc
 import contextlib
 import dataclasses
 import errno
@@ -9,9 +10,11 @@ import math
 import os
 import re
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import jax
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from jaxrl.ddpg import DDPGConfig
@@ -202,6 +205,94 @@ MOST |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "log_eve
 MOST["eval_max_steps"] = 10**12
 
 
+def converted(run: RunConfig) -> RunConfig:
+    """The same settings in the types that their fields declare, which are those that config.json gives back: a whole
+    float such as 1e6 becomes an int, a NumPy or JAX scalar a Python number, 0 or 1 a flag, a list a tuple, and a Path a
+    string.
+
+    Raises:
+      BadInput: `run` is no RunConfig, or one of its settings is of another type.
+    """
+    if not isinstance(run, RunConfig):
+        raise BadInput(f"run is {shown(run)}: it must be a RunConfig")
+    return _converted_fields(run)
+
+
+def _converted_fields(settings: Any) -> Any:
+    kinds, values = get_type_hints(type(settings)), {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        try:
+            values[field.name] = _converted(value, kinds[field.name])
+        except (TypeError, OverflowError):
+            raise BadInput(f"{field.name} is {shown(value)}: it must be {_words(kinds[field.name])}") from None
+    return dataclasses.replace(settings, **values)
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """`value` as a field of this kind holds it; TypeError where it is of another."""
+    if isinstance(value, jax.Array):
+        value = np.asarray(value)
+    if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if get_origin(kind) in (Union, UnionType):
+        for each in get_args(kind):
+            with contextlib.suppress(TypeError):
+                return _converted(value, each)
+    elif get_origin(kind) is tuple and isinstance(value, list | tuple | np.ndarray):
+        return tuple(_converted(each, get_args(kind)[0]) for each in value)
+    elif kind in (int, float, bool, str):
+        return _converted_scalar(value, kind)
+    elif _is(value, kind):
+        return _converted_fields(value) if isinstance(value, PPOConfig | DDPGConfig) else value
+    raise TypeError
+
+
+def _converted_scalar(value: Any, kind: type) -> Any:
+    if kind is str:
+        text = os.fspath(value)
+        if isinstance(text, str):
+            return text
+    elif kind is bool:
+        if isinstance(value, int | float) and value in (0, 1):
+            return bool(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and (kind is float or value % 1 == 0):
+        return kind(value)
+    raise TypeError
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether `value` is of a kind that is taken as it is."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is collections.abc.Callable:
+        return callable(value)
+    return isinstance(kind, type) and isinstance(value, kind)
+
+
+def shown(value: Any) -> str:
+    """A value in a complaint: one line, and not a long one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
+
+
+def _words(kind: Any) -> str:
+    """The values that a field of this kind takes."""
+    if get_origin(kind) in (Union, UnionType):
+        *first, last = map(_words, get_args(kind))
+        return f"{', '.join(first)} or {last}"
+    if get_origin(kind) is tuple:
+        return f"a list or a tuple, each of its parts {_words(get_args(kind)[0])}"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(repr, get_args(kind)))}"
+    if get_origin(kind) is collections.abc.Callable:
+        return "a function"
+    return KINDS.get(kind) or f"a {kind.__name__}"
+
+
 def check_settings(run: RunConfig) -> None:
     """Raises BadInput, in one line, if the settings cannot work whatever the environment."""
     _check_relevant(run)
@@ -296,37 +387,69 @@ def _check_minibatches(run: RunConfig, num_minibatches: int) -> None:
         )
 
 
-def claim_run_dir(run: RunConfig) -> Path:
-    """Makes the run's folder, or raises BadInput where there is something in it or it cannot be made."""
-    if run.run_dir is not None:
-        folder = Path(run.run_dir)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise BadInput(f"run_dir {folder} is not empty: name a new folder, or continue its run with resume")
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except OSError as error:
-            raise BadInput(f"run_dir {folder} cannot be written to ({error.strerror}): name another") from error
-        return folder
-    name = re.sub(r"[^\w.-]+", "-", f"{run.algo}-{run.env_name}-seed{run.seed}")
+def claim_run_dir(run: RunConfig, here: Path = Path()) -> Path:
+    """Makes the run's folder.
+
+    Args:
+      run: the settings.
+      here: the folder that relative paths start from.
+
+    Returns:
+      The folder, relative to `here` where it is there.
+
+    Raises:
+      BadInput: there is something in the folder, or it cannot be made.
+    """
+    if run.run_dir is None:
+        return claim_next_folder(f"{run.algo}-{run.env_name}-seed{run.seed}", here)
+    named = Path(run.run_dir)
+    folder = here / named
     try:
-        Path("runs").mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise BadInput(f"run_dir {named} is not empty: name a new folder, or continue its run with resume")
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise BadInput(f"run_dir {named} cannot be written to ({error.strerror}): name another") from error
+    return named
+
+
+def claim_next_folder(name: str, here: Path) -> Path:
+    """Makes the next free folder runs/NAME, runs/NAME-2, ... below `here`, and gives it relative to `here`. Processes
+    that do this at the same time get different ones."""
+    name = re.sub(r"[^\w.-]+", "-", name)
+    try:
+        (here / "runs").mkdir(exist_ok=True)
         for suffix in itertools.count(1):
-            folder = Path("runs") / (name if suffix == 1 else f"{name}-{suffix}")
+            named = Path("runs") / (name if suffix == 1 else f"{name}-{suffix}")
             with contextlib.suppress(FileExistsError):
-                folder.mkdir()
+                (here / named).mkdir(parents=True)  # A study that is refused removes runs again.
                 break
     except OSError as error:
         raise BadInput(f"no folder can be made in runs ({error.strerror}): name one with run_dir") from error
-    return folder
+    return named
+
+
+def working_folder() -> Path:
+    """The folder that relative paths start from now; the empty path where it was removed."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path()
+
+
+def reachable(named: Path, here: Path) -> Path:
+    """The path `named`, relative to `here`, as it stands where that still leads there: nothing has moved the working
+    folder. Else the path from `here`."""
+    return named if working_folder() == here else here / named
 
 
 def run_to_json(run: RunConfig) -> dict[str, Any]:
     """The settings as JSON-able values; an environment that is no id is recorded by name."""
     wrapper = tuple(map(_name_of, run.wrapper))
     record = dataclasses.asdict(dataclasses.replace(run, env="", eval_env=None, wrapper=wrapper))
-    record = json.loads(json.dumps(record, default=lambda x: str(x) if isinstance(x, Path) else x.item()))
+    record = json.loads(json.dumps(record))
     eval_env = run.eval_env if run.eval_env is None or isinstance(run.eval_env, str) else repr(run.eval_env)
     return {"algo": run.algo} | record | {"env": run.env_name, "eval_env": eval_env}
 
@@ -387,10 +510,10 @@ MAY_CHANGE = {"total_steps", "stop_return", "checkpoint_every", "log_every", "re
 MAY_CHANGE |= {"run_dir", "init_from", "resume"}
 
 
-def check_resumable(run: RunConfig) -> dict[str, Any]:
-    """Raises BadInput, naming the setting, if `run` is to resume a run that had other settings; gives those."""
-    assert run.resume is not None
-    path = Path(run.resume) / "config.json"
+def check_resumable(run: RunConfig, folder: Path) -> dict[str, Any]:
+    """Raises BadInput, naming the setting, if `run` is to resume the run in `folder` and that had other settings; gives
+    those."""
+    path = folder / "config.json"
     try:
         before = json.loads(path.read_text())["run"]
     except (OSError, ValueError, KeyError) as error:
@@ -403,9 +526,7 @@ def check_resumable(run: RunConfig) -> dict[str, Any]:
     for old, new in ((before, now), (before["agent"], now["agent"])):
         for name in new:
             if name != "agent" and name not in may_change and old[name] != new[name]:
-                raise BadInput(
-                    f"{name} is {new[name]}, but the run in {run.resume} had {old[name]}: it keeps its settings"
-                )
+                raise BadInput(f"{name} is {new[name]}, but the run in {folder} had {old[name]}: it keeps its settings")
     if run.anneals and run.anneal_steps is None and run.total_steps != before["total_steps"]:
         raise BadInput("total_steps cannot change in a run that anneals over it: only one with anneal_steps can")
     return before

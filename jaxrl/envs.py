@@ -26,6 +26,7 @@ from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
 from jaxrl.flatten import flatten, layout, observation_at, what_is_wrong, width
 from jaxrl.guard import FAULT, Guard, guarded
 from jaxrl.memory import NEGLIGIBLE, free_host_bytes
+from jaxrl.output import say
 from jaxrl.pool import Pool
 from jaxrl.registry import find_callable, find_spec, is_native
 from jaxrl.serial import Serial
@@ -305,7 +306,7 @@ class Envs:
         try:
             self._vector_env.close()
         except Exception as error:  # Of the user's: too late to matter, and not to be kept quiet about.
-            print(f"jaxrl: an environment raised {_one_line(error)} while it was closed", file=sys.stderr)
+            say(f"jaxrl: an environment raised {_one_line(error)} while it was closed", sys.stderr)
 
     def _ask(self, question: str, *arguments: Any, **options: Any) -> Any:
         """`step`, `reset` or `call` of the vector environment; whatever it raises becomes EnvironmentLost."""

@@ -50,6 +50,7 @@ class Camera:
           BadInput: the environment is not known or cannot be drawn, the path cannot be written to, or a library is not
             there.
         """
+        self._path = path.absolute()  # An environment may move the working folder.
         find_spec(env)
         try:
             import imageio.v3  # noqa: F401
@@ -60,7 +61,7 @@ class Camera:
         if not has_screen():
             os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's own default is a window.
         _check_drawn(env, make_options)
-        self._env, self._path, self._make_options = env, path, make_options
+        self._env, self._make_options = env, make_options
         self._shrinks = is_animation(path)
         self._pictures: list[np.ndarray] = []  # Of an animation.
         self._writer: Any = None  # Of the film that is being taken.

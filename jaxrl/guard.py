@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxrl.env_state import env_state, set_env_state
 from jaxrl.errors import EnvironmentLost
+from jaxrl.output import say
 from jaxrl.wrappers import Inside, inside
 
 FAULT = "jaxrl_fault"  # The key in a step's info under which a guard says what is wrong.
@@ -107,4 +108,4 @@ def hear_mujoco() -> None:
 
 def _warn(message: str) -> None:
     if not any(words in message for words in UNSAID):
-        print(f"MuJoCo: {message}", file=sys.stderr)
+        say(f"MuJoCo: {message}", sys.stderr)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,8 +24,11 @@ from jaxrl.training import Training
 from jaxrl.transition import Transition
 
 
-def train_ddpg(runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Callback | None = None) -> Sessions:
-    """Trains each of `runs` in environments of its own until its session says stop; returns the sessions.
+def train_ddpg(
+    runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Callback | None = None, here: Path = Path()
+) -> Sessions:
+    """Trains each of `runs` in environments of its own until its session says stop; returns the sessions. Relative
+    paths in `runs` start from the folder `here`.
 
     Each step's update is handed to the device before the step is taken, and runs while the environments do: it samples
     from all transitions but the one that is just being made. The action comes from the policy before it, whose
@@ -43,7 +47,7 @@ def train_ddpg(runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Ca
         metrics = metrics.mean(0).at[METRICS.index("skipped_updates")].multiply(run.updates_per_step)
         return state, (metrics, _flat(state.actor.params))
 
-    with Sessions(runs, trainings, METRICS, callback) as sessions:
+    with Sessions(runs, trainings, METRICS, callback, here) as sessions:
         sessions.begin()
         if run.resume is None:
             for session in sessions:

@@ -3,6 +3,7 @@ the next one is collected: acting needs the actor alone."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,15 +23,18 @@ from jaxrl.training import Training
 from jaxrl.transition import Transition
 
 
-def train_ppo(runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Callback | None = None) -> Sessions:
-    """Trains each of `runs` in environments of its own until its session says stop; returns the sessions."""
+def train_ppo(
+    runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Callback | None = None, here: Path = Path()
+) -> Sessions:
+    """Trains each of `runs` in environments of its own until its session says stop; returns the sessions. Relative
+    paths in `runs` start from the folder `here`."""
     trainings = [_training(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
 
     def fit(state: PPOState, lesson: Lesson) -> tuple[PPOState, jax.Array]:
         state, metrics = fit_value(state, lesson)
         return state, jnp.stack([metrics[name].astype(jnp.float32) for name in METRICS])
 
-    with Sessions(runs, trainings, METRICS, callback) as sessions:
+    with Sessions(runs, trainings, METRICS, callback, here) as sessions:
         sessions.begin()
         stacks = sessions.stacked()
         halves = [jax.jit(each(half, len(stacks[0])), donate_argnums=0) for half in (improve_policy, fit)]

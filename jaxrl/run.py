@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrl.config import RunConfig, check_settings
+from gymnasium.vector import VectorEnv
+
+from jaxrl.config import RunConfig, check_settings, converted, shown, working_folder
 from jaxrl.ddpg import DDPGConfig
 from jaxrl.envs import Envs, make_envs
 from jaxrl.errors import BadInput
@@ -17,7 +19,7 @@ from jaxrl.normalize import Normalizer
 from jaxrl.off_policy import train_ddpg
 from jaxrl.on_policy import train_ppo
 from jaxrl.session import Callback, Session
-from jaxrl.study import is_study, runs_of, write_results
+from jaxrl.study import claimed, is_study, write_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Result:
       normalizer: statistics that its observations are standardised with.
       evaluations: all of them, in order.
       step: environment steps taken.
-      run_dir: the folder with everything else.
+      run_dir: the folder with everything else: as it was named, or its absolute path where something has moved the
+        working folder since.
       run: the settings.
     """
 
@@ -72,21 +75,25 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
 
     Args:
       run: the settings; with `resume` set, those that `jaxrl.config.load_run` gives.
-      callback: called after each update with a Snapshot; returning False from it ends the run cleanly.
+      callback: called after each update with a Snapshot. It must return None, True, or False, which ends the run
+        cleanly. Whatever it raises is let through once a checkpoint is saved.
 
     Returns:
-      The result.
+      The result. Environments that were built here are closed; a VectorEnv that `run` brings is left open.
 
     Raises:
       BadInput: the settings cannot work; nothing has been written then. Or a step of which nothing can be learned,
-        with a checkpoint saved (unless `on_fault` is "reset").
+        with a checkpoint saved (unless `on_fault` is "reset"); or the callback returned something else.
       EnvironmentLost: an environment raised, died, or gave no answer in time; a checkpoint is saved.
       KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
         saved.
     """
+    run, here = converted(run), working_folder()
+    if callback is not None and not callable(callback):
+        raise BadInput(f"callback is {shown(callback)}: it must be a function of a Snapshot, or None")
     if is_study(run):
         raise BadInput(f"num_seeds is {run.num_seeds}, sweep {list(run.sweep)}: train_many trains more than one run")
-    [result] = _train([run], callback)
+    [result] = _train([run], here, callback)
     return result
 
 
@@ -106,15 +113,17 @@ def train_many(run: RunConfig) -> list[Result]:
     Raises:
       BadInput, EnvironmentLost, KeyboardInterrupt, SystemExit: as `train`; every run is saved.
     """
+    run, here = converted(run), working_folder()
     check_settings(run)
-    group, runs = runs_of(run)
-    results = _train(runs)
-    write_results(group, run, [(result.run, result.evaluations) for result in results])
+    with claimed(run, here) as (group, runs):
+        results = _train(runs, here)
+    write_results(here / group, run, [(result.run, result.evaluations) for result in results])
     return results
 
 
-def _train(runs: Sequence[RunConfig], callback: Callback | None = None) -> list[Result]:
-    """Runs that differ in numbers only, side by side."""
+def _train(runs: Sequence[RunConfig], here: Path, callback: Callback | None = None) -> list[Result]:
+    """Runs that differ in numbers only, side by side. Relative paths start from the folder `here`: code of the user's
+    may move the working folder at any time."""
     for run in runs:
         check_settings(run)
     all_envs: list[Envs] = []
@@ -123,10 +132,11 @@ def _train(runs: Sequence[RunConfig], callback: Callback | None = None) -> list[
             how: dict[str, Any] = {"wrapper": run.wrapper, "on_fault": run.on_fault, "timeout": run.env_timeout}
             all_envs.append(make_envs(run.env, run.num_envs, run.seed, run.env_backend, **how))
         loop = train_ddpg if isinstance(runs[0].agent, DDPGConfig) else train_ppo
-        sessions = loop(runs, all_envs, callback)
+        sessions = loop(runs, all_envs, callback, here)
     finally:
         for envs in all_envs:
-            envs.close()
+            if not isinstance(runs[0].env, VectorEnv):  # One that the user has built is the user's to close.
+                envs.close()
     if sessions.stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
     if sessions.stopped_by is not None:
@@ -136,4 +146,4 @@ def _train(runs: Sequence[RunConfig], callback: Callback | None = None) -> list[
 
 def _result(session: Session) -> Result:
     training = session.training
-    return Result(training.state, training.normalizer, session.evaluations, training.step, session.run_dir, session.run)
+    return Result(training.state, training.normalizer, session.evaluations, training.step, session.folder, session.run)

@@ -2,13 +2,12 @@
 
 import contextlib
 import csv
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 from rich.console import Console
@@ -17,9 +16,10 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from jaxrl.checkpoint import write_atomically
+from jaxrl.checkpoint import sync, write_atomically
 from jaxrl.envs import Fault, FinishedEpisode
 from jaxrl.evaluate import Evaluation
+from jaxrl.output import Output, say
 
 FAULT_COLUMNS = "step", "env_index", "fault", "wall_time"
 EPISODE_COLUMNS = "step", "episode_return", "episode_length", "wall_time"
@@ -156,7 +156,7 @@ class _Table:
         self.rows += 1
 
     def sync(self) -> None:
-        os.fsync(self._file.fileno())
+        sync(self._file.fileno())
 
     def flush(self) -> None:
         self._file.flush()
@@ -192,7 +192,8 @@ class _Board:
 
 
 class Display:
-    """A live line on a terminal, plain lines elsewhere.
+    """A live line on a terminal, plain lines elsewhere. Nothing that it does ends a run: where it cannot print or draw,
+    the run goes on without.
 
     Args:
       total_steps: where the run ends.
@@ -205,13 +206,18 @@ class Display:
         self._rate, self._evaluated = 0.0, ""
         self._marks: deque[tuple[float, int]] = deque([(self._clock, step)], maxlen=20)
         self._bar: Progress | None = None
-        console = Console(file=sys.stdout)
+        with contextlib.suppress(Exception):
+            self._start_bar()
+
+    def _start_bar(self) -> None:
+        console = Console(file=cast(TextIO, Output(sys.stdout)))
         if console.is_terminal:
-            self._bar = Progress(
+            bar = Progress(
                 BarColumn(bar_width=24), TextColumn("{task.description}"), console=console, auto_refresh=False
             )
-            self._task = self._bar.add_task("starting", total=total_steps, completed=step)
-            self._bar.start()
+            self._task = bar.add_task("starting", total=self._total, completed=self._began_at)
+            bar.start()
+            self._bar = bar
 
     def advance(self, step: int, recent: Sequence[float]) -> float:
         """Shows how far the run is, and the mean of its recent returns; gives its speed in steps per second."""
@@ -225,7 +231,8 @@ class Display:
             text += f"  return {np.mean(recent):,.1f}"
         text += self._evaluated
         if self._bar is not None and now - self._last_draw > REDRAW_SECONDS:
-            self._bar.update(self._task, completed=step, description=text, refresh=True)
+            with contextlib.suppress(Exception):
+                self._bar.update(self._task, completed=step, description=text, refresh=True)
             self._last_draw = now
         elif self._bar is None and now - self._last_line > PLAIN_LINE_SECONDS:
             self.say(text)
@@ -244,16 +251,18 @@ class Display:
         """Prints a line above the progress."""
         if self._bar is None:
             self._last_line = time.perf_counter()
-            with contextlib.suppress(OSError):  # Nobody reads any more (a closed pipe, a full disk): the run goes on.
-                print(line, flush=True)
+            say(line, sys.stdout)
         else:
-            self._bar.console.print(line, highlight=False, markup=False)
+            with contextlib.suppress(Exception):
+                self._bar.console.print(line, highlight=False, markup=False)
 
     def close(self) -> None:
         """Leaves the live line as it stands."""
         if self._bar is not None:
-            self._bar.refresh()
-            self._bar.stop()
+            with contextlib.suppress(Exception):
+                self._bar.refresh()
+            with contextlib.suppress(Exception):  # This gives back sys.stdout and sys.stderr.
+                self._bar.stop()
 
 
 def _duration(seconds: float) -> str:

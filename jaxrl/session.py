@@ -20,9 +20,10 @@ from typing import Any, Self, get_type_hints
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from jaxrl.checkpoint import write_atomically
-from jaxrl.config import RunConfig, check_resumable, claim_run_dir, run_to_json
+from jaxrl.config import RunConfig, check_resumable, claim_run_dir, reachable, run_to_json, shown
 from jaxrl.ddpg import DDPGConfig
 from jaxrl.envs import Envs, Fault, FinishedEpisode, make_envs, steps_natively
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, NotSaved
@@ -67,7 +68,7 @@ class Snapshot:
       state, normalizer: the learner now.
       metrics: of the last update, by name.
       evaluations: all up to now.
-      run_dir: the run's folder.
+      run_dir: the run's folder: as it was named, or its absolute path where something has moved the working folder.
     """
 
     step: int
@@ -97,7 +98,8 @@ class Stops:
 
     def __exit__(self, *_: object) -> None:
         for kind, handler in self._handlers.items():
-            signal.signal(kind, handler)
+            # One that C code has installed is None here and cannot be given back.
+            signal.signal(kind, signal.SIG_DFL if handler is None else handler)
 
     def _stop(self, kind: int, frame: FrameType | None) -> None:
         if self.asked_by is not None and kind == signal.SIGINT:
@@ -114,6 +116,7 @@ class Session:
       metric_names: of the numbers that come with each update.
       stops: whether it is asked to stop.
       callback: called with a Snapshot after each update; returning False ends the run.
+      here: the folder that relative paths in `run` start from.
     """
 
     def __init__(
@@ -123,20 +126,28 @@ class Session:
         metric_names: Sequence[str],
         stops: Stops,
         callback: Callback | None = None,
+        here: Path = Path(),
     ) -> None:
         self.run, self.training, self.eval_envs = run, training, _eval_envs(run, training.envs)
         self.evaluations: list[Evaluation] = []
         self._bound = None if self.eval_envs is None else episode_bound(self.eval_envs, run.eval_max_steps)
         self._spaces = training.envs.observation_space, training.envs.action_space
-        self._metric_names, self._stops, self._callback = metric_names, stops, callback
+        self._metric_names, self._stops, self._callback, self._here = metric_names, stops, callback, here
         self._latest: Any = None  # Metrics of the update since the last call of `goes_on`.
         self._pending: list[Any] = []  # Metrics that no row has been asked for yet,
         self._due: list[tuple[int, float, list[Any]]] = []  # and those of rows to be written: step, wall time, metrics.
         self.begun = self.over = False
         self._folder: int | None = None  # Open while the run holds its lock.
         self._evaluating = self._said_cut = False
+        self.whole = False  # Whether `goes_on` calls code of the user's: all in `training` belongs to one step then.
+        self.raised: BaseException | None = None  # By the callback.
         # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
         self._evaluated = self._saved = self._logged = -1
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder for users: as it was named, or its absolute path where the working folder has moved."""
+        return reachable(self._named, self._here)
 
     def begin(self, display: Display | None = None, name: str = "") -> None:
         """Makes the run's folder, starts the logs and resets the environments; where the run resumes, or starts from
@@ -150,8 +161,9 @@ class Session:
         run, training, state = self.run, self.training, None
         record = run_to_json(dataclasses.replace(run, resume=None))
         if run.resume is not None:
-            record["init_from"] = check_resumable(run)["init_from"]
-            self.run_dir = Path(run.resume)
+            self._named = Path(run.resume)
+            self.run_dir = self._here / self._named
+            record["init_from"] = check_resumable(run, self.folder)["init_from"]
             self._lock()
             self._savepoints = Savepoints(self.run_dir, run.algo, run.env_name)
             state = self._restore()
@@ -159,9 +171,10 @@ class Session:
             self._savepoints.tidy_up()
         else:
             if run.init_from is not None:
-                adopt(Path(run.init_from), training)
+                adopt(reachable(Path(run.init_from), self._here), training)
             self._reset_envs(None)
-            self.run_dir = claim_run_dir(run)
+            self._named = claim_run_dir(run, self._here)
+            self.run_dir = self._here / self._named
             self._lock()
             self._savepoints = Savepoints(self.run_dir, run.algo, run.env_name)
             (self.run_dir / "checkpoints").mkdir()
@@ -177,21 +190,21 @@ class Session:
             self._log.say(self._savepoints.notice)
         if state is not None:
             anew = "" if state["envs"] else "; episodes begin anew, the state of these environments is not known"
-            self._log.say(f"resuming {self.run_dir} at step {training.step:,}{anew}")
+            self._log.say(f"resuming {self.folder} at step {training.step:,}{anew}")
         else:
-            self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.run_dir}")
+            self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.folder}")
             self._say_what_is_flattened()
         self._say_what_is_normalised()
 
     def _lock(self) -> None:
         """Two processes in one folder would remove each other's files. The lock goes when the process does."""
-        self._folder = os.open(self.run_dir, os.O_RDONLY)
         try:
+            self._folder = os.open(self.run_dir, os.O_RDONLY)
             if fcntl is not None:
                 fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BadInput(f"{self.run_dir} is in use: another process trains there") from error
-        except OSError:  # Some network file systems know no locks.
+            raise BadInput(f"{self.folder} is in use: another process trains there") from error
+        except OSError:  # Some network file systems know no locks, and Windows opens no folders.
             pass
 
     def _reset_envs(self, state: dict[str, Any] | None) -> None:
@@ -201,7 +214,7 @@ class Session:
             if state is not None:
                 training.envs.set_state(state)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise BadInput(f"{self.run_dir} holds the state of other environments: {error}") from error
+            raise BadInput(f"{self.folder} holds the state of other environments: {error}") from error
 
     def _say_what_is_flattened(self) -> None:
         observation_space, action_space = self._spaces
@@ -271,11 +284,12 @@ class Session:
         self._write_due()
         if step > 0 and (over or step // run.log_every > self._logged // run.log_every):
             self._make_due(step)
+        self.whole = True
         if self._evaluation_is_due(over) and not asked:
             over |= self._evaluate()
         if self._callback is not None and metrics is not None:
-            answer = self._callback(self._snapshot(metrics))
-            over |= answer is not None and not answer
+            over |= self._stopped_by_callback(self._callback, metrics)
+        self.whole = False
         asked = self._stops.asked_by is not None
         over |= asked
         if over and self._pending and not asked:  # Else a checkpoint keeps them for the run that resumes this one.
@@ -292,6 +306,17 @@ class Session:
             return False
         return step != self._evaluated and (over or step // every > self._evaluated // every)
 
+    def _stopped_by_callback(self, callback: Callback, metrics: jax.Array) -> bool:
+        """Calls the callback, and says whether it ends the run."""
+        try:
+            answer = callback(self._snapshot(metrics))
+        except BaseException as error:
+            self.raised = error
+            raise
+        if answer is None or isinstance(answer, bool | np.bool_):
+            return answer is not None and not answer
+        raise BadInput(f"the callback returned {shown(answer)}: it must return None or True to go on, or False to stop")
+
     def failed(self) -> bool:
         """Whether it is this run's environments that failed."""
         return self._evaluating or self.training.envs.failed
@@ -302,14 +327,14 @@ class Session:
         if not self.begun:
             return error
         if self._evaluating:
-            text = f"in the evaluation at step {step:,}, {error}; the run up to it is saved in {self.run_dir}"
+            text = f"in the evaluation at step {step:,}, {error}; the run up to it is saved in {self.folder}"
             return (BadInput if isinstance(error, EnvironmentFault) else EnvironmentLost)(text)
         if isinstance(error, EnvironmentFault):
             return BadInput(
                 f"{name} {error.what}, environment {error.env_index} at step {step + error.steps:,}: nothing of that "
                 f"step is stored, the run up to it is saved; the environment must not, or --on-fault reset goes on"
             )
-        return EnvironmentLost(f"{name}: {error}, after step {step:,}; the run up to it is saved in {self.run_dir}")
+        return EnvironmentLost(f"{name}: {error}, after step {step:,}; the run up to it is saved in {self.folder}")
 
     def close(self) -> None:
         """Closes the logs and the environments of the evaluation."""
@@ -319,7 +344,8 @@ class Session:
             if self.begun:
                 left.callback(self._log.close)
                 left.callback(self._write_due)
-            if self.eval_envs is not None:
+            # One that the user has built is the user's to close.
+            if self.eval_envs is not None and not isinstance(self.run.eval_env, VectorEnv):
                 left.callback(self.eval_envs.close)
 
     def _make_due(self, step: int) -> None:
@@ -426,14 +452,14 @@ class Session:
         except OSError as error:
             raise NotSaved(
                 f"no checkpoint can be written at step {step:,} ({error.strerror or error}): "
-                f"{self.run_dir / 'checkpoints'} keeps the one before"
+                f"{self.folder / 'checkpoints'} keeps the one before"
             ) from error
         self._saved = step
 
     def _restore(self) -> dict[str, Any]:
         """Brings everything to where the latest checkpoint was made, but for the environments; gives what it notes."""
         notes = self._savepoints.read(self.training)
-        with readable(self.run_dir / "checkpoints"):
+        with readable(self.folder / "checkpoints"):
             self._evaluated, self._logged = map(int, notes["marks"])
             kinds = get_type_hints(Evaluation).values()
             self.evaluations = [
@@ -452,7 +478,7 @@ class Session:
         numbers = dict(zip(self._metric_names, map(float, np.asarray(metrics)), strict=True))
         state = jax.tree.map(jnp.copy, training.state)
         normalizer = copy.deepcopy(training.normalizer)
-        return Snapshot(training.step, state, normalizer, numbers, list(self.evaluations), self.run_dir)
+        return Snapshot(training.step, state, normalizer, numbers, list(self.evaluations), self.folder)
 
     def _finish(self) -> None:
         training, asked_by, self.over = self.training, self._stops.asked_by, True
@@ -462,10 +488,10 @@ class Session:
         if training.learner.size > 1:  # The others go on, and this one's place among them with them.
             training.learner, training.memory, training.place = Stack([training.state]), None, 0
         if asked_by is not None:
-            resume = f"--resume {self.run_dir}"
+            resume = f"--resume {self.folder}"
             self._log.say(f"stopped by {asked_by.name} at step {training.step:,}; continue with {resume}")
         else:
-            self._log.say(f"done: {training.step:,} steps in {self._log.wall_time:,.1f} s, in {self.run_dir}")
+            self._log.say(f"done: {training.step:,} steps in {self._log.wall_time:,.1f} s, in {self.folder}")
 
 
 class Sessions:
@@ -477,6 +503,7 @@ class Sessions:
       trainings: where each begins.
       metric_names: of the numbers that come with each update.
       callback: called with a Snapshot after each update of each; returning False ends that run.
+      here: the folder that relative paths in `runs` start from.
     """
 
     def __init__(
@@ -485,12 +512,13 @@ class Sessions:
         trainings: Sequence[Training],
         metric_names: Sequence[str],
         callback: Callback | None = None,
+        here: Path = Path(),
     ) -> None:
         self._stops = Stops()
         self._all: list[Session] = []
         try:
             for run, training in zip(runs, trainings, strict=True):
-                self._all.append(Session(run, training, metric_names, self._stops, callback))
+                self._all.append(Session(run, training, metric_names, self._stops, callback, here))
         except BaseException:
             for session in self._all:
                 session.close()
@@ -513,7 +541,7 @@ class Sessions:
         folders = {session: session.run.resume or session.run.run_dir or "" for session in self._all}
         group = os.path.commonpath(folders.values())
         for session in self._all:
-            session.begin(display, os.path.relpath(folders[session], group))
+            session.begin(display, str(Path(folders[session]).relative_to(group)))
 
     def stacked(self) -> list[list[Session]]:
         """The sessions, once they have begun, in groups that are updated together, their learners in one stack."""
@@ -532,20 +560,34 @@ class Sessions:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> bool:
-        failed = isinstance(error, EnvironmentFault | EnvironmentLost)
         begun = [session for session in self._all if session.begun]
+        raised = next((session.raised for session in begun if session.raised is not None), None)
+        failed = raised is None and isinstance(error, EnvironmentFault | EnvironmentLost)
+        # A second Ctrl-C interrupts at once. Else what was learned is kept wherever the state of every run is whole.
+        at_once = isinstance(error, KeyboardInterrupt) and self.stopped_by is not None
+        kept = failed or (any(session.whole for session in begun) and not at_once)
         try:
-            for session in begun if failed else ():  # What was learned is kept; what is over has been saved.
-                if not session.over:
+            for session in begun if kept else ():
+                if session.over:  # It has been saved.
+                    continue
+                try:
                     session.save()
+                except NotSaved as unsaved:
+                    if failed:
+                        raise
+                    session.say(str(unsaved))  # The user's own exception must get through.
         finally:
             self._stops.__exit__()
             with contextlib.ExitStack() as left:
+                if raised is not None:  # A disk that is full must not hide it.
+                    left.enter_context(contextlib.suppress(OSError))
                 for session in self._all:
                     left.callback(session.close)
-        if isinstance(error, EnvironmentLost) and self.stopped_by is not None:
+        if raised is not None and error is not raised:  # The loops are generators: they make StopIteration another.
+            raise raised
+        if failed and isinstance(error, EnvironmentLost) and self.stopped_by is not None:
             return True  # What stops the run may reach its processes too, and before it.
-        if isinstance(error, EnvironmentFault | EnvironmentLost):
+        if failed and isinstance(error, EnvironmentFault | EnvironmentLost):
             culprit = next((session for session in begun if session.failed()), self._all[0])
             raise culprit.explained(error) from error
         return False

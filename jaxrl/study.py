@@ -1,6 +1,7 @@
 """Several runs as one study: the runs that `num_seeds` and `sweep` stand for, their folders, and the table of what came
 of them."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl.checkpoint import write_atomically
-from jaxrl.config import MOST, RunConfig, load_run, run_to_json
+from jaxrl.config import MOST, RunConfig, claim_next_folder, load_run, run_to_json
 from jaxrl.ddpg import DDPGConfig
 from jaxrl.errors import BadInput
 from jaxrl.evaluate import Evaluation
@@ -24,8 +25,16 @@ def is_study(run: RunConfig) -> bool:
     return run.num_seeds > 1 or bool(run.sweep)
 
 
-def runs_of(run: RunConfig) -> tuple[Path, list[RunConfig]]:
-    """The folder of the study that `run` stands for, and its runs, each with a folder in there.
+def runs_of(run: RunConfig, here: Path = Path()) -> tuple[Path, list[RunConfig]]:
+    """The folder of the study that `run` stands for, and its runs, each with a folder in there. A study without a
+    `run_dir` gets a new folder.
+
+    Args:
+      run: the settings.
+      here: the folder that relative paths start from.
+
+    Returns:
+      The study's folder, relative to `here` where it is there, and the runs.
 
     Raises:
       BadInput: a sweep that cannot be; the folder has something in it already, or to resume from, not the runs of one
@@ -35,13 +44,29 @@ def runs_of(run: RunConfig) -> tuple[Path, list[RunConfig]]:
         return Path(run.resume), _to_resume(Path(run.resume), run.total_steps)
     names, settings = _grid(run)
     seeds = range(run.seed, run.seed + run.num_seeds)
-    group, runs = _free_folder(run, names), []
+    group, runs = _free_folder(run, names, here), []
     for numbers, seed in itertools.product(settings, seeds):
         parts = [f"{name}={number!r}" for name, number in numbers.items()]
         folder = group.joinpath(*parts, *([f"seed-{seed}"] if run.num_seeds > 1 else []))
         one = dataclasses.replace(run, seed=seed, num_seeds=1, sweep=(), run_dir=str(folder))
         runs.append(_with_numbers(one, numbers))
     return group, runs
+
+
+@contextlib.contextmanager
+def claimed(run: RunConfig, here: Path) -> Iterator[tuple[Path, list[RunConfig]]]:
+    """`runs_of`, for the time of training them. A study that is refused before it has begun leaves no new folder."""
+    had_folders = (here / "runs").exists()
+    group, runs = runs_of(run, here)
+    try:
+        yield group, runs
+    except BaseException:
+        if run.run_dir is None and run.resume is None:
+            with contextlib.suppress(OSError):  # Where there is something in it, it stays.
+                (here / group).rmdir()
+                if not had_folders:
+                    (here / "runs").rmdir()
+        raise
 
 
 def load_study(folder: str | Path) -> RunConfig:
@@ -116,16 +141,14 @@ def _with_numbers(run: RunConfig, numbers: dict[str, float]) -> RunConfig:
     return dataclasses.replace(run, **own, agent=run.agent.replace(**agent))
 
 
-def _free_folder(run: RunConfig, names: Sequence[str]) -> Path:
+def _free_folder(run: RunConfig, names: Sequence[str], here: Path) -> Path:
     """The folder for all, which their own will be made in."""
     if run.run_dir is not None:
         if Path(run.run_dir).is_dir() and any(Path(run.run_dir).iterdir()):
             raise BadInput(f"run_dir {run.run_dir} is not empty: name a new folder, or continue its runs with resume")
         return Path(run.run_dir)
     seeds = f"seed{run.seed}" if run.num_seeds == 1 else f"seeds{run.seed}-{run.seed + run.num_seeds - 1}"
-    name = re.sub(r"[^\w.-]+", "-", "-".join([run.algo, run.env_name, seeds, *names]))
-    folders = (Path("runs") / (name if suffix == 1 else f"{name}-{suffix}") for suffix in itertools.count(1))
-    return next(folder for folder in folders if not folder.exists())
+    return claim_next_folder("-".join([run.algo, run.env_name, seeds, *names]), here)
 
 
 def _members(group: Path) -> dict[Path, dict[str, str]]:

@@ -201,8 +201,9 @@ def _in_worker(make: Callable[[], gym.Env], note: Path, spaces: tuple[gym.Space,
     What the constructor raises is noted down for whoever waits, since Gymnasium does not pass it on.
     """
     parent = multiprocessing.parent_process()
-    if parent is None:  # Gymnasium makes one at home first, to see its spaces.
-        return make() if spaces is None else _Known(*spaces)
+    if parent is None:  # Gymnasium makes one at home first, to see its spaces; it is not to move the working folder.
+        with contextlib.chdir("."):
+            return make() if spaces is None else _Known(*spaces)
     for kind in STOPS:
         signal.signal(kind, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

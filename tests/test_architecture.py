@@ -16,7 +16,7 @@ FLOORS = [
     {"errors", "transition", "returns", "losses", "distributions", "memory"},
     {"networks", "normalize", "optimizer", "replay", "rows", "checks", "flatten", "stack", "wrappers"},
     {"ddpg", "ppo"},
-    {"env_state", "registry", "workers", "checkpoint"},
+    {"env_state", "registry", "workers", "checkpoint", "output"},
     {"guard", "replay_file"},
     {"pool", "serial"},
     {"envs"},
