@@ -26,6 +26,7 @@ from jaxrl.checks import (
     strong,
     with_numbers,
 )
+from jaxrl.device import check_process
 from jaxrl.errors import BadInput
 from jaxrl.flatten import layout, width
 from jaxrl.losses import weighted_mean
@@ -111,6 +112,7 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
     Raises:
       BadInput: the config or a space cannot work; one line says what is wrong and what would be right.
     """
+    check_process()
     check_config(config, observation_space, action_space)
     assert isinstance(action_space, spaces.Box)
     low, high = (tuple(map(float, np.ravel(bound))) for bound in (action_space.low, action_space.high))
@@ -119,6 +121,7 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
 
 def ddpg_act(state: DDPGState, obs: Array) -> Array:
     """The deterministic policy at `obs`, `(N, S)`: actions `(N, A)` in the environment's units, within its bounds."""
+    check_process()
     module = state.actor.apply_fn.__self__  # type: ignore[attr-defined]
     action = state.actor.apply_fn(state.actor.params, obs).action
     return jnp.clip(action, np.asarray(module.low, action.dtype), np.asarray(module.high, action.dtype))
@@ -148,6 +151,7 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
 
     Source: Lillicrap et al. 2016 (arXiv 1509.02971), algorithm 1, and section 7 for the decay.
     """
+    check_process()
     config = state.config
     actor, critic = state.actor, state.critic
     dtype = jnp.result_type(config.gamma)

@@ -29,6 +29,7 @@ from jaxrl.checks import (
     strong,
     with_numbers,
 )
+from jaxrl.device import check_process
 from jaxrl.distributions import Distribution, kl_divergence
 from jaxrl.errors import BadInput
 from jaxrl.flatten import layout, width
@@ -211,6 +212,7 @@ def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, act
     Raises:
       BadInput: the config or a space cannot work; one line says what is wrong and what would be right.
     """
+    check_process()
     check_config(config, observation_space, action_space)
     actor = *_actor_for(config, action_space), jnp.result_type(float)
     critic = Value, config.hidden_sizes, jnp.result_type(float)
@@ -243,6 +245,7 @@ def num_outputs(space: spaces.Space) -> int:
 
 def ppo_act(state: PPOState, obs: Array) -> Distribution:
     """The policy at `obs`, `(..., S)`: a distribution over actions. It does not normalise observations."""
+    check_process()
     return state.actor.apply_fn(state.actor.params, obs)
 
 
@@ -286,6 +289,7 @@ def improve_policy(state: PPOState, rollout: Transition) -> tuple[PPOState, Less
     Returns:
       The state with its new actor and KL coefficient, and what the critic has to learn.
     """
+    check_process()
     config = state.config
     rollout, weight = weigh(rollout, "rollout", "TN", state.kl_coef.dtype)
     key, shuffle_key = jax.random.split(state.key)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxrl.config import RunConfig, check_settings
 from jaxrl.ddpg import DDPGConfig
+from jaxrl.device import check_device
 from jaxrl.envs import Envs, make_envs
 from jaxrl.errors import BadInput
 from jaxrl.evaluate import Evaluation
@@ -79,6 +80,7 @@ def train_many(run: RunConfig) -> list[Result]:
       BadInput, EnvironmentLost, KeyboardInterrupt, SystemExit: as `train`; every run is saved.
     """
     check_settings(run)
+    check_device()
     group, runs = runs_of(run)
     results = _train(runs)
     write_results(group, run, [(result.run, result.evaluations) for result in results])
@@ -89,6 +91,7 @@ def _train(runs: Sequence[RunConfig], callback: Callback | None = None) -> list[
     """Runs that differ in numbers only, side by side."""
     for run in runs:
         check_settings(run)
+    check_device()
     all_envs: list[Envs] = []
     try:
         for run in runs:

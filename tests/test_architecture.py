@@ -14,8 +14,8 @@ PACKAGE = Path(jaxrl.__file__).parent
 # From the ground up; a module imports only from floors below its own.
 FLOORS = [
     {"errors", "transition", "returns", "losses", "distributions", "memory"},
-    {"networks", "normalize", "optimizer", "replay", "rows", "checks", "flatten", "stack"},
-    {"ddpg", "ppo"},
+    {"networks", "normalize", "optimizer", "rows", "checks", "device", "flatten", "stack"},
+    {"ddpg", "ppo", "replay"},
     {"env_state", "registry", "workers", "checkpoint"},
     {"guard", "replay_file"},
     {"pool", "serial"},
