@@ -1,8 +1,11 @@
 """Runs a saved policy: python experiments/evaluate.py runs/ppo_kl-CartPole-v1-seed0"""
 
 import sys
+from pathlib import Path
 
 from jaxrl.cli import evaluate_command
 
 if __name__ == "__main__":
+    # Python looks for modules beside a script first, where a module of the user's may have the name of one of ours.
+    sys.path = [folder for folder in sys.path if folder != str(Path(__file__).resolve().parent)]
     sys.exit(evaluate_command())

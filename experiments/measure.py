@@ -31,6 +31,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from parser import Parser
 
+from jaxrl.cli import current_folder_first
 from jaxrl.errors import BadInput
 from jaxrl.evaluate import evaluate, make_eval_envs
 
@@ -230,7 +231,8 @@ def main() -> None:
     each.add_argument("--until", type=int, default=10**12)
     given = parser.parse_args(argv)
     try:
-        given.call(given)
+        with current_folder_first():
+            given.call(given)
     except FileNotFoundError as error:
         parser.error(f"there is no {error.filename}")
     except BadInput as error:
@@ -238,4 +240,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path = [folder for folder in sys.path if folder != str(Path(__file__).resolve().parent)]  # As train.py does.
     main()

@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 def columns(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a table that must have the columns `names`; a last row that is still being written is left out."""
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # A spreadsheet puts a byte-order mark first.
             reader = csv.DictReader(file)
             missing = [name for name in names if name not in (reader.fieldnames or ())]
             rows = [row for row in reader if None not in row.values() and None not in row]
@@ -39,12 +39,14 @@ def columns(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def numbers(path: Path, rows: Iterable[dict[str, str]], name: str) -> np.ndarray:
-    """A column."""
+def numbers(path: Path, rows: Iterable[dict[str, str]], name: str, gaps: bool = False) -> np.ndarray:
+    """A column; with `gaps`, numbers in it that are not finite are NaN instead of a mistake."""
     try:
         found = np.array([float(row[name]) for row in rows])
     except ValueError as error:
         raise Mistake(f"{path}: the column {name} holds what is no number: {error}") from error
+    if gaps:
+        return np.where(np.isfinite(found), found, np.nan)
     if not np.isfinite(found).all():
         raise Mistake(f"{path}: the column {name} holds what is not finite")
     return found

@@ -33,6 +33,8 @@ import numpy as np
 from parser import Mistake, Parser, columns, numbers
 from scipy import stats
 
+matplotlib.rcParams["text.parse_math"] = False  # A name with dollars in it is drawn as it is written.
+
 # Okabe and Ito's colours, which the colour-blind can tell apart; the dashes and marks are for print.
 COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"
 MARKS = "o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h"  # Of another number: a pair comes back late.
@@ -208,12 +210,13 @@ def draw_curves(drawn: Sequence[Line], dashed: dict[str, list[tuple[str, np.ndar
     envs = sorted({line.env for line in drawn})
     styles = {label: at for at, label in enumerate(dict.fromkeys(line.label for line in drawn))}
     figure, panels = panels_for(len(envs))
-    for env, panel in zip(envs, panels, strict=False):
+    named: list[list[tuple[str, Any]]] = [[] for _ in envs]  # Of each panel, what is drawn under which name.
+    for env, panel, names in zip(envs, panels, named, strict=True):
         for line in (line for line in drawn if line.env == env):
             colour, mark = COLOURS[styles[line.label] % len(COLOURS)], MARKS[styles[line.label] % len(MARKS)]
             seeds = f"{line.seeds} seed{'s' if line.seeds > 1 else ''}"
             every = max(1, len(line.steps) // 8)
-            panel.plot(
+            [curve] = panel.plot(
                 line.steps,
                 line.mean,
                 color=colour,
@@ -221,28 +224,37 @@ def draw_curves(drawn: Sequence[Line], dashed: dict[str, list[tuple[str, np.ndar
                 markevery=every,
                 ms=4,
                 lw=1.5,
-                label=f"{line.label} ({seeds})",
             )
+            names.append((f"{line.label} ({seeds})", curve))
             panel.fill_between(line.steps, line.low, line.high, color=colour, alpha=0.2, lw=0)
             for steps, returns in line.beyond:
                 panel.plot(steps, returns, color=colour, lw=0.6)
         for shade, (name, steps, returns) in enumerate(dashed.get(env, ())):
             grey = str(0.25 + 0.15 * (shade % 4))
-            panel.plot(steps, returns, color=grey, ls=("--", "-.", ":")[shade % 3], lw=1.2, label=name, zorder=1)
+            style = ("--", "-.", ":")[shade % 3]
+            [curve] = panel.plot(steps, returns, color=grey, ls=style, lw=1.2, zorder=1)
+            names.append((name, curve))
         panel.set(title=env, xlabel="environment steps", ylabel=f"return, {what}")
         panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 5))
-    _explain(figure, panels[: len(envs)])
+    _explain(figure, panels, named)
     return figure
 
 
-def _explain(figure: Any, panels: Sequence[Any]) -> None:
+def _explain(figure: Any, panels: Sequence[Any], named: Sequence[Sequence[tuple[str, Any]]]) -> None:
     """One legend where all panels would have the same, else one in each."""
-    found = [panel.get_legend_handles_labels() for panel in panels]
-    if len(found) > 1 and all(names == found[0][1] for _, names in found):
-        figure.legend(*found[0], loc="outside lower center", ncols=min(len(found[0][1]), 6), fontsize=8, frameon=False)
+    first, *others = ([name for name, _ in names] for names in named)
+    if others and all(names == first for names in others):
+        _legend(figure, named[0], fontsize=8, loc="outside lower center", ncols=min(len(first), 6))
     else:
-        for panel in panels:
-            panel.legend(fontsize=7, frameon=False)
+        for panel, names in zip(panels, named, strict=True):
+            _legend(panel, names, fontsize=7)
+
+
+def _legend(where: Any, names: Sequence[tuple[str, Any]], **style: Any) -> None:
+    """A legend of the names as they are written: matplotlib itself may leave out one that begins with `_`."""
+    legend = where.legend([curve for _, curve in names], ["name"] * len(names), frameon=False, **style)
+    for text, (name, _) in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)
 
 
 def draw_ends(drawn: Sequence[Line], what: str) -> Any:
@@ -274,8 +286,9 @@ def draw_diagnostics(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
     rows = columns(path, ("step", "wall_time"))
     if len(rows) < 2:
         raise Mistake(f"{path} has {len(rows)} rows: there is nothing to draw yet")
-    sheet = {name: numbers(path, rows, name) for name in rows[0]}
-    steps, wall = sheet.pop("step"), sheet.pop("wall_time")
+    steps, wall = numbers(path, rows, "step"), numbers(path, rows, "wall_time")
+    # The explained variance of returns that are all the same is none, for one.
+    sheet = {name: numbers(path, rows, name, gaps=True) for name in rows[0] if name not in ("step", "wall_time")}
     episodes, evaluations = folder / "episodes.csv", folder / "evaluations.csv"
     figure, panels = panels_for(len(sheet) + 2, small=True)
     for path, column, style in (
@@ -284,12 +297,16 @@ def draw_diagnostics(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
     ):
         if path.is_file():
             each = columns(path, ("step", column))
-            panels[0].plot(numbers(path, each, "step"), numbers(path, each, column), label=path.stem, **style)
+            panels[0].plot(
+                numbers(path, each, "step"), numbers(path, each, column, gaps=True), label=path.stem, **style
+            )
     panels[0].set_title("return")
-    panels[0].legend(fontsize=6, frameon=False)
+    if panels[0].lines:
+        panels[0].legend(fontsize=6, frameon=False)
     sheet["steps per second"] = np.diff(steps, prepend=np.nan) / np.maximum(np.diff(wall, prepend=np.nan), 1e-9)
     for panel, (name, values) in zip(panels[1:], sheet.items(), strict=False):
-        panel.plot(steps, values, color=COLOURS[0], lw=1)
+        alone = "." if np.isnan(values).any() else None  # A number between two gaps has no line.
+        panel.plot(steps, values, color=COLOURS[0], lw=1, marker=alone, ms=3)
         panel.set_title(name.replace("_", " "))
     for panel in panels:
         panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 5))
@@ -350,7 +367,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("sources", type=Path, nargs="+", metavar="RUN_DIR", help="a run, a folder of runs, or a table")
     parser.add_argument("--reference", type=Path, help="table of curves to draw dashed")
-    parser.add_argument("--out", type=Path, default=Path("plots/returns"), help="the figure's path, without an ending")
+    parser.add_argument("--out", type=Path, default=Path("plots/returns"), help="the figure's path")
     parser.add_argument(
         "--only", nargs="+", metavar="LINE", help="draw these of the lines, by their names in the legend"
     )
@@ -361,8 +378,13 @@ def main() -> None:
     given = parser.parse_args()
     if not given.out.name:
         parser.error(f"--out {given.out} has no name: it is the figure's path, without an ending")
+    if given.out.suffix.lower() in (".png", ".svg", ".csv"):
+        given.out = given.out.with_suffix("")  # All three are written.
     what = f"{'IQM' if given.iqm else 'mean'} and 95 % interval"
     try:
+        table = given.out.with_name(given.out.name + ".csv")
+        if any(table.resolve() == source.resolve() for source in (*given.sources, given.reference or given.out)):
+            raise Mistake(f"--out {given.out} would write over {table}, which is read: give the figure another name")
         if given.diagnostics:
             if len(given.sources) != 1 or given.reference is not None or given.only is not None or given.iqm:
                 raise Mistake("--diagnostics is of one run alone: name its folder, and no --reference, --only or --iqm")

@@ -3,6 +3,9 @@
     python experiments/study.py experiments/studies/cartpole.toml --cores 2
 
 What is done is skipped, and what was stopped or killed goes on from its last checkpoint: give the same command again.
+With `--nice` the runs take what others leave over. They pause while there is a file `pause` in the study's folder of
+runs, or from SIGUSR1 to SIGUSR2, and the study says what is left and when it will be done.
+
 The file says what to run, in flags of train.py:
 
     name = "cartpole"                      # its runs go to runs/studies/cartpole/TASK/VARIANT/seed-K
@@ -43,6 +46,7 @@ import on_ray
 import tables
 from parser import Mistake, Parser, columns, numbers
 from parts import Part
+from yielding import Yielding, lowest_priority
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = "env", "variant", "seed", "step", "mean_return", "std_return", "episodes"
@@ -151,18 +155,24 @@ def check(parts: Sequence[Part]) -> None:
             )
 
 
-def run_all(waiting: Sequence[Part], at_once: int) -> list[Mistake]:
+def run_all(waiting: Sequence[Part], at_once: int, yielding: Yielding | None = None) -> list[Mistake]:
     """Runs what waits, so many at once, and returns what went wrong. When it is interrupted, its runs save what they
-    have."""
+    have. With `yielding` they give way to other work."""
     queue, going, wrong = list(waiting), dict[subprocess.Popen[bytes], Part](), list[Mistake]()
     try:
         while queue or going:
-            while queue and len(going) < at_once:
+            if yielding is not None:
+                yielding.look(going)
+            while queue and len(going) < at_once and not (yielding is not None and yielding.paused):
                 part = queue.pop(0)
                 try:
-                    going[_start(part)] = part
+                    going[process := _start(part)] = part
                 except Mistake as mistake:
                     wrong.append(mistake)
+                    continue
+                if yielding is not None:
+                    lowest_priority(process)
+            under_way = len(going)
             for process, part in list(going.items()):
                 if process.poll() is not None:
                     del going[process]
@@ -170,10 +180,13 @@ def run_all(waiting: Sequence[Part], at_once: int) -> list[Mistake]:
                         part.end(process.returncode)
                     except Mistake as mistake:
                         wrong.append(mistake)
+            if yielding is not None:
+                yielding.report([*going.values(), *queue], len(going), ended=len(going) < under_way)
             time.sleep(POLL_SECONDS)
     finally:
         for process in going:
             process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)  # One that is paused could not save.
         for process in going:
             process.wait()
     return wrong
@@ -226,11 +239,12 @@ def main() -> int:
     parser.add_argument("--cores", type=int, help="how many cores the runs may take together; all, unless given")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="folder of the studies' runs")
     parser.add_argument("--ray", metavar="ADDRESS", help="run them on the Ray cluster at this address instead of here")
+    parser.add_argument("--nice", action="store_true", help="yield to other work: see above")
     parser.add_argument("--so-far", action="store_true", help="run nothing: table and figure of what there is")
     given = parser.parse_args()
     wrong: list[Mistake] = []
     try:
-        _check_flags(given.cores, given.ray, given.so_far)
+        _check_flags(given.cores, given.ray, given.so_far, given.nice)
         study = load(given.study)
         parts = parts_of(study, given.runs.resolve())
         check(parts)
@@ -247,7 +261,8 @@ def main() -> int:
                 if given.ray is not None:
                     wrong = on_ray.run_all(waiting, folder / "lock", given.ray, study["cores"], study["gpus"])
                 else:
-                    wrong = run_all(waiting, max(1, int(cores / study["cores"])))
+                    yielding = Yielding(folder, waiting) if given.nice else None
+                    wrong = run_all(waiting, max(1, int(cores / study["cores"])), yielding)
         rows = collect(parts, given.so_far)
         if rows:
             write(rows, study)
@@ -264,13 +279,15 @@ def main() -> int:
     return code
 
 
-def _check_flags(cores: int | None, ray: str | None, so_far: bool) -> None:
+def _check_flags(cores: int | None, ray: str | None, so_far: bool, nice: bool) -> None:
     if cores is not None and cores < 1:
         raise Mistake(f"--cores is {cores}: it must be at least 1")
     if ray is not None and cores is not None:
         raise Mistake("--cores is for this machine and --ray for others: give one of the two")
     if so_far and (ray is not None or cores is not None):
         raise Mistake("--so-far runs nothing: leave --cores and --ray off")
+    if nice and (ray is not None or so_far):
+        raise Mistake("--nice is for runs on this machine: leave --ray and --so-far off")
 
 
 def _show(study: dict[str, Any], variants: set[str]) -> int:

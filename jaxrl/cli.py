@@ -15,6 +15,7 @@ import signal
 import statistics
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -68,16 +69,18 @@ def train_command(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         with _nothing_collected():
+            _import_jax()
             run = parse_run(sys.argv[1:] if argv is None else argv)
             from jaxrl.run import train, train_many
             from jaxrl.study import is_study
         if run.render:
             _check_display()
-        if is_study(run):
-            _choose_threads(run)
-            _print_results(run, train_many(run))
-        else:
-            train(run)
+        with _no_exit_of_others():
+            if is_study(run):
+                _choose_threads(run)
+                _print_results(run, train_many(run))
+            else:
+                train(run)
 
     return _run(command)
 
@@ -107,10 +110,13 @@ def evaluate_command(argv: Sequence[str] | None = None) -> int:
     """Runs a saved policy as the flags say. Returns the exit code: 0 done, 2 bad input, 130 after Ctrl-C."""
 
     def command() -> None:
+        _import_jax()
         from jaxrl.flags import EvaluateFlags
 
         words = _gathered(sys.argv[1:] if argv is None else argv)
-        _evaluate(_parse(EvaluateFlags, words, prog="evaluate.py"))
+        flags = _parse(EvaluateFlags, words, prog="evaluate.py")
+        with _no_exit_of_others():
+            _evaluate(flags)
 
     return _run(command)
 
@@ -343,7 +349,8 @@ def _run(command: Callable[[], None]) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # Until the run is under way and has something to save.
     try:
-        command()
+        with current_folder_first():
+            command()
     except BadInput as error:
         return _complain(error)
     except (EnvironmentLost, NotSaved, OSError) as error:  # The last: a log, on a disk that is full.
@@ -352,6 +359,52 @@ def _run(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def current_folder_first() -> Iterator[None]:
+    """Modules that the user names are looked for in the current folder first, as under `python -m`. Processes that are
+    spawned inherit that: so where another copy of this package stands there, the folder is looked in last."""
+    try:
+        here, own = Path.cwd(), Path(__file__).resolve().parent
+    except OSError:  # It has been removed.
+        here = None
+    if here is None or sys.flags.safe_path:
+        yield
+        return
+    copy = here / own.name
+    is_other = copy.is_dir() and copy.resolve() != own
+    before = list(sys.path)
+    sys.path.insert(len(sys.path) if is_other else 0, str(here))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+@contextlib.contextmanager
+def _no_exit_of_others() -> Iterator[None]:
+    """Code of the user's that calls `sys.exit` has failed, whatever the code that it gives: with 0 it would look as if
+    all had gone well. Our own exits are those of a signal, once the run is saved."""
+    from jaxrl.workers import STOPS
+
+    try:
+        yield
+    except SystemExit as end:
+        if end.code in [128 + kind for kind in STOPS]:
+            raise
+        place = traceback.extract_tb(end.__traceback__)[-1]
+        raise EnvironmentLost(
+            f"code that the command imports called sys.exit({end.code!r}) ({Path(place.filename).name}:{place.lineno})"
+        ) from end
+
+
+def _import_jax() -> None:
+    """JAX reads its variables when it is imported, and complains of one that it cannot read in many lines."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise BadInput(f"JAX cannot be imported, a variable of its own is wrong: {error}") from error
 
 
 def _terminate(kind: int, frame: FrameType | None) -> None:

@@ -33,6 +33,7 @@ from jaxrl.checks import (
     strong,
     with_numbers,
 )
+from jaxrl.device import check_process
 from jaxrl.errors import BadInput
 from jaxrl.flatten import layout, width
 from jaxrl.losses import weighted_mean
@@ -120,6 +121,7 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
       BadInput: the key, the config or a space cannot work, or memory cannot hold the networks; one line says what is
         wrong and what would be right.
     """
+    check_process()
     check_key(key)
     check_config(config, observation_space, action_space)
     assert isinstance(action_space, spaces.Box)
@@ -129,6 +131,7 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
 
 def ddpg_act(state: DDPGState, obs: Array) -> Array:
     """The deterministic policy at `obs`, `(N, S)`: actions `(N, A)` in the environment's units, within its bounds."""
+    check_process()
     check_kind("state", state, DDPGState)
     check_width("obs", obs, _obs_dim(state))
     module = state.actor.apply_fn.__self__  # type: ignore[attr-defined]
@@ -163,6 +166,7 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
 
     Source: Lillicrap et al. 2016 (arXiv 1509.02971), algorithm 1, and section 7 for the decay.
     """
+    check_process()
     check_kind("state", state, DDPGState)
     config = state.config
     actor, critic = state.actor, state.critic

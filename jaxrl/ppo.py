@@ -35,6 +35,7 @@ from jaxrl.checks import (
     strong,
     with_numbers,
 )
+from jaxrl.device import check_process
 from jaxrl.distributions import Distribution, kl_divergence
 from jaxrl.errors import BadInput
 from jaxrl.flatten import layout, width
@@ -226,6 +227,7 @@ def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, act
       BadInput: the key, the config or a space cannot work, or memory cannot hold the networks; one line says what is
         wrong and what would be right.
     """
+    check_process()
     check_key(key)
     check_config(config, observation_space, action_space)
     actor = *_actor_for(config, action_space), jnp.result_type(float)
@@ -259,6 +261,7 @@ def num_outputs(space: spaces.Space) -> int:
 
 def ppo_act(state: PPOState, obs: Array) -> Distribution:
     """The policy at `obs`, `(..., S)`: a distribution over actions. It does not normalise observations."""
+    check_process()
     check_kind("state", state, PPOState)
     check_width("obs", obs, _width(state))
     return state.actor.apply_fn(state.actor.params, obs)
@@ -313,6 +316,7 @@ def improve_policy(state: PPOState, rollout: Transition) -> tuple[PPOState, Less
     Returns:
       The state with its new actor and KL coefficient, and what the critic has to learn.
     """
+    check_process()
     check_kind("state", state, PPOState)
     config = state.config
     rollout, weight = weigh(rollout, "rollout", "TN", state.kl_coef.dtype)

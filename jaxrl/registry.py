@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from jaxrl.errors import BadInput
+from jaxrl.errors import BadInput, EnvironmentLost
 
 # Registered still, but not to be built any more, and so no use as a hint.
 GONE = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w+|Pusher|Reacher|Swimmer|Walker2d)-v[1-3]")
@@ -23,7 +23,9 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
         return gym.spec(name)
     except gym.error.Error as error:
         lowered = {name.lower(): name for name in gym.registry if not GONE.fullmatch(name)}
-        hint = _near(name, lowered) or "gymnasium.pprint_registry() lists the known ones"
+        unnamed = "" if module else f"an id that a package of yours registers is named with its module, module:{name}"
+        known = not isinstance(error, gym.error.NamespaceNotFound)
+        hint = (known and _near(name, lowered)) or unnamed or "gymnasium.pprint_registry() lists the known ones"
         raise BadInput(f"there is no environment {env_id}: {hint}") from error
 
 
@@ -55,6 +57,8 @@ def is_native(env: Any) -> bool:
 def _import(module: str, whose: str) -> Any:
     try:
         return importlib.import_module(module)
+    except SystemExit as error:  # With code 0 it would look as if all had gone well.
+        raise EnvironmentLost(f"{whose}: the module {module} called sys.exit while it was imported") from error
     except Exception as error:  # Whatever the user's module does while it is imported.
         raise BadInput(f"{whose} is not to be had: {type(error).__name__}: {error}") from error
 

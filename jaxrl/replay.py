@@ -11,6 +11,7 @@ import numpy as np
 from flax import struct
 from jax import Array
 
+from jaxrl.device import check_process
 from jaxrl.errors import BadInput
 from jaxrl.memory import free_bytes
 from jaxrl.transition import Transition
@@ -55,6 +56,7 @@ def replay_init(capacity: int, obs_dim: int, action_dim: int) -> Replay:
         if number < 1:
             raise BadInput(f"replay {name} is {number}: it must be at least 1")
     check_capacity(capacity, obs_dim, action_dim)
+    check_process()
     return _empty(capacity, obs_dim, action_dim)
 
 

@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from jaxrl.config import RunConfig, check_settings, converted, shown, working_folder
 from jaxrl.ddpg import DDPGConfig
+from jaxrl.device import check_device
 from jaxrl.envs import Envs, make_envs
 from jaxrl.errors import BadInput
 from jaxrl.evaluate import Evaluation
@@ -115,6 +116,7 @@ def train_many(run: RunConfig) -> list[Result]:
     """
     run, here = converted(run), working_folder()
     check_settings(run)
+    check_device()
     with claimed(run, here) as (group, runs):
         results = _train(runs, here)
     write_results(here / group, run, [(result.run, result.evaluations) for result in results])
@@ -126,6 +128,7 @@ def _train(runs: Sequence[RunConfig], here: Path, callback: Callback | None = No
     may move the working folder at any time."""
     for run in runs:
         check_settings(run)
+    check_device()
     all_envs: list[Envs] = []
     try:
         for run in runs:

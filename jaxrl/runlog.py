@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+from tensorboardX.proto.summary_pb2 import Summary
 
 from jaxrl.checkpoint import sync, write_atomically
 from jaxrl.envs import Fault, FinishedEpisode
@@ -179,7 +179,8 @@ class _Board:
             self._write(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def add_scalar(self, name: str, value: Any, step: int) -> None:
-        self._write(step=step, summary=scalar(name, value))
+        # Not by tensorboardX's own `scalar`, which warns of NaN: some numbers are NaN by their meaning.
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=name, simple_value=float(value))]))
 
     def _write(self, **content: Any) -> None:
         self._events.write_event(Event(wall_time=time.time(), **content))

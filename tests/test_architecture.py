@@ -14,8 +14,8 @@ PACKAGE = Path(jaxrl.__file__).parent
 # From the ground up; a module imports only from floors below its own.
 FLOORS = [
     {"errors", "transition", "returns", "losses", "distributions", "memory"},
-    {"networks", "normalize", "optimizer", "replay", "rows", "checks", "flatten", "stack", "wrappers"},
-    {"ddpg", "ppo"},
+    {"networks", "normalize", "optimizer", "rows", "checks", "device", "flatten", "stack", "wrappers"},
+    {"ddpg", "ppo", "replay"},
     {"env_state", "registry", "workers", "checkpoint", "output"},
     {"guard", "replay_file"},
     {"pool", "serial"},

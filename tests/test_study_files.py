@@ -17,6 +17,8 @@ SCRIPT = Path(__file__).parent.parent / "experiments" / "study.py"
 sys.path.insert(0, str(SCRIPT.parent))
 
 import study as study_script  # noqa: E402
+import yielding  # noqa: E402
+from parts import Part  # noqa: E402
 
 from jaxrl import train  # noqa: E402
 from jaxrl.cli import parse_run  # noqa: E402
@@ -44,8 +46,8 @@ def study(folder, text=STUDY, steps=600, **changes):
     return folder
 
 
-def start(folder, *before):
-    command = [*before, sys.executable, str(SCRIPT), "study.toml", "--cores", "2"]
+def start(folder, *before, flags=()):
+    command = [*before, sys.executable, str(SCRIPT), "study.toml", "--cores", "2", *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
 
 
@@ -127,6 +129,123 @@ def test_one_that_is_interrupted_goes_on(tmp_path):
     assert not (table.parent / "done").exists() and (table.parent / "checkpoints/latest.npz").is_file()
     assert run(cut)[0] == 0
     assert rows(cut) == rows_alone(tmp_path, 6000)
+
+
+def children(process):
+    """The processes that one has started: pid, and state as Linux writes it (T for stopped)."""
+    stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    pids = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat")]
+    return {pid: stat[0] for pid, stat in zip(pids, stats, strict=False) if int(stat[1]) == process.pid}
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as Linux shows them")
+
+
+@needs_proc
+def test_one_that_yields_pauses_and_saves_when_it_is_stopped_in_a_pause(tmp_path):
+    folder = study(tmp_path, steps=1_000_000, **{"seeds = [0, 1]": "seeds = [0]"})
+    (pause := folder / "runs/studies/small/pause").parent.mkdir(parents=True)
+    pause.touch()
+    process, table = start(folder, flags=["--nice"]), pause.parent / "CartPole-v1/clip-0.2/seed-0/metrics.csv"
+    assert process.stdout.readline() == "1 runs, 0 done\n"
+    assert process.stdout.readline() == f"paused until {pause} is gone\n"
+    assert children(process) == {}
+    pause.unlink()
+    assert process.stdout.readline() == "the study goes on\n"
+    until(lambda: table.is_file() and table.read_text().count("\n") > 2, process)
+    [run] = children(process)
+    assert os.getpriority(os.PRIO_PROCESS, run) == 19 > os.getpriority(os.PRIO_PROCESS, process.pid)
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout.readline() == "paused until SIGUSR2\n"
+    until(lambda: children(process)[run] == "T", process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    assert (table.parent / "checkpoints/latest.npz").is_file() and not Path(f"/proc/{run}").exists()
+
+
+def until(true, process):
+    for _ in range(3000):
+        if true():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("it has taken too long")
+
+
+@pytest.fixture
+def at_work(tmp_path):
+    """A study that yields, and a process that stands for its run."""
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGUSR1, signal.SIGUSR2)}
+    flags = ("--total-steps", "1e4")
+    parts = [Part("CartPole-v1", "a", seed, flags, tmp_path / f"seed-{seed}") for seed in (0, 1)]
+    parts[0].folder.mkdir()
+    (parts[0].folder / "metrics.csv").write_text("step,kl\n1000,0\n20")  # The last row is being written.
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield yielding.Yielding(tmp_path, parts), parts, process
+    process.kill()
+    process.wait()
+    for kind, handler in handlers.items():
+        signal.signal(kind, handler)
+
+
+@needs_proc
+@pytest.mark.parametrize("asked", ["file", "signal", "both"])
+def test_a_pause_lasts_as_long_as_it_is_asked_for(tmp_path, at_work, asked, capsys):
+    study, parts, process = at_work
+    going = {process: parts[0]}
+
+    def state():
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    study.look(going)
+    assert not study.paused and state() != "T"
+    if asked != "signal":
+        (tmp_path / "pause").touch()
+    if asked != "file":
+        os.kill(os.getpid(), signal.SIGUSR1)
+    for _ in range(3):
+        study.look(going)
+        assert study.paused
+    until(lambda: state() == "T", process)
+    if asked == "both":
+        os.kill(os.getpid(), signal.SIGUSR2)
+        study.look(going)
+        assert study.paused and state() == "T"  # The file is still there.
+    elif asked == "signal":
+        os.kill(os.getpid(), signal.SIGUSR2)
+    (tmp_path / "pause").unlink(missing_ok=True)
+    study.look(going)
+    assert not study.paused
+    until(lambda: state() != "T", process)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ["paused", "the"]
+
+
+def test_what_is_left_is_told_after_each_run_and_every_so_often(tmp_path, at_work, capsys, monkeypatch):
+    study, parts, process = at_work
+    study.look({process: parts[0]})
+    study.report(parts, 1, ended=False)
+    assert capsys.readouterr().out == ""
+    study.report(parts, 1, ended=True)
+    assert capsys.readouterr().out == "1 runs under way, 1 to come, 19,000 steps left\n"  # Nothing measured yet.
+    (parts[0].folder / "metrics.csv").write_text("step,kl\n1000,0\n3000,0\n")
+    now = time.monotonic()
+    monkeypatch.setattr(yielding.time, "monotonic", lambda: now + 100)
+    study.look({process: parts[0]})
+    study.report(parts, 1, ended=False)
+    out = capsys.readouterr().out
+    # 2,000 steps in 100 s.
+    assert re.match(r"1 runs under way, 1 to come, 17,000 steps left, 20 a second: done in 0:14:\d\d, \d{4}-", out)
+    # A pause counts for nothing.
+    (tmp_path / "pause").touch()
+    study.look({process: parts[0]})
+    monkeypatch.setattr(yielding.time, "monotonic", lambda: now + 10_000)
+    study.report(parts, 1, ended=True)
+    (tmp_path / "pause").unlink()
+    study.look({process: parts[0]})
+    study.report(parts[1:], 0, ended=True)
+    out = capsys.readouterr().out.splitlines()[-1]
+    assert out.startswith("0 runs under way, 1 to come, 10,000 steps left, 20 a second: done in 0:08:")
 
 
 def test_two_keep_out_of_each_others_way(tmp_path):
