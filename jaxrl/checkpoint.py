@@ -73,7 +73,7 @@ def save_tree(path: Path, tree: Any, notes: dict[str, Any]) -> str:
     Returns:
       The digest.
     """
-    leaves = {name: np.asarray(_plain(leaf)) for name, leaf in _named_leaves(tree).items()}
+    leaves = {name: np.asarray(jax.device_get(_plain(leaf))) for name, leaf in _named_leaves(tree).items()}
     text = np.frombuffer(json.dumps({"file_format": FORMAT, **notes}).encode(), np.uint8)
     archive = io.BytesIO()
     np.savez(archive, notes=text, **leaves)  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def load_tree(path: Path, like: Any, partly: bool = False) -> tuple[Any, dict[st
         raise BadInput(f"{path} holds another kind of state than this run's (they differ in {min(odd)})")
 
     def restore(name: str, expected: Any) -> Any:
-        array, plain = stored[name], np.asarray(_plain(expected))
+        array, plain = stored[name], np.asarray(jax.device_get(_plain(expected)))
         if array.shape != plain.shape or array.dtype != plain.dtype:
             raise BadInput(
                 f"{path} holds {name} as {array.dtype}{list(array.shape)}, "
@@ -120,8 +120,8 @@ def load_tree(path: Path, like: Any, partly: bool = False) -> tuple[Any, dict[st
         if not isinstance(expected, jax.Array):
             return array
         if jnp.issubdtype(expected.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(expected))
-        return jnp.array(array)
+            return jax.random.wrap_key_data(jax.device_put(array), impl=jax.random.key_impl(expected))
+        return jax.device_put(array)
 
     restored = [restore(name, leaf) for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), restored), notes

@@ -147,7 +147,7 @@ def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> Non
         number = getattr(config, name)
         if number is None or isinstance(number, jax.core.Tracer):
             continue
-        exact = np.asarray(number, np.float64)
+        exact = np.asarray(jax.device_get(number), np.float64)
         if not np.all((low <= exact) & (exact <= high)):
             bound = f"at least {low:g} and finite" if high == LARGEST else f"between {low:g} and {high:g}"
             bound = "positive and finite" if (low, high) == POSITIVE else bound
@@ -164,7 +164,7 @@ def check_hidden_sizes(hidden_sizes: Any, at_least: int) -> None:
 
 def strong(config: Config) -> Config:
     """Every number as an array of the default float type: a Python float is weakly typed and would trace anew later."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), config)
+    return jax.tree.map(lambda x: _as_array(x, jnp.result_type(float)), config)
 
 
 def with_numbers(
@@ -174,7 +174,13 @@ def with_numbers(
     for name in numbers:
         if not isinstance(getattr(config, name, None), jax.Array | np.ndarray):
             raise BadInput(f"{name} is no number of this state's config: what is static or off is set at {init}")
-    arrays = {name: jnp.asarray(number, getattr(config, name).dtype) for name, number in numbers.items()}
+    arrays = {name: _as_array(number, getattr(config, name).dtype) for name, number in numbers.items()}
     config = config.replace(**arrays)
     check_numbers(config, ranges)
     return config
+
+
+@np.errstate(all="ignore")
+def _as_array(number: Any, dtype: Any) -> jax.Array:
+    """The number on the device, put there on purpose: JAX's transfer guard stops `jnp.asarray` of a Python number."""
+    return number.astype(dtype) if isinstance(number, jax.Array) else jax.device_put(np.asarray(number, dtype))

@@ -288,7 +288,8 @@ def _evaluate(flags: "EvaluateFlags") -> None:
         say(f"return {episode_return:.1f}, {length} steps", sys.stdout)
     if cut:
         say(f"{cut_line(cut, episodes)} (--max-episode-steps)", sys.stdout)
-    mean = f"mean return {returns.mean():.1f} +- {returns.std():.1f}"
+    with np.errstate(all="ignore"):
+        mean = f"mean return {returns.mean():.1f} +- {returns.std():.1f}"
     say(f"{env}: {mean} over {len(returns)} episodes", sys.stdout)
     if flags.recorded:
         same = float(returns.mean()) == record["mean_return"]

@@ -129,6 +129,7 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
     return _fresh_state(key, strong(config), low, high, width(layout(observation_space)))
 
 
+@functools.partial(jax.jit, inline=True)
 def ddpg_act(state: DDPGState, obs: Array) -> Array:
     """The deterministic policy at `obs`, `(N, S)`: actions `(N, A)` in the environment's units, within its bounds."""
     check_process()
@@ -136,9 +137,11 @@ def ddpg_act(state: DDPGState, obs: Array) -> Array:
     check_width("obs", obs, _obs_dim(state))
     module = state.actor.apply_fn.__self__  # type: ignore[attr-defined]
     action = state.actor.apply_fn(state.actor.params, obs).action
-    return jnp.clip(action, np.asarray(module.low, action.dtype), np.asarray(module.high, action.dtype))
+    bounds = np.asarray((module.low, module.high), action.dtype)
+    return jnp.clip(action, *bounds.reshape((2,) + (1,) * (action.ndim - 1) + (-1,)))
 
 
+@functools.partial(jax.jit, inline=True)
 def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[str, Array]]:
     """One DDPG update: target, critic step, actor step through the new critic, both targets by Polyak averaging.
 

@@ -6,10 +6,12 @@ return one.
 environment is given, which is another where the policy squashes.
 
 `sample` runs on the NumPy side with the caller's generator: inside a jitted policy the counter-based generator of JAX
-would double the cost of a step on a CPU.
+would double the cost of a step on a CPU. The other methods are programs of their own where they are called eagerly, so
+that their constants are no transfers to the device.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, Self
 
@@ -20,6 +22,7 @@ import numpy as np
 from jax import Array
 
 QUADRATURE_NODES = 32
+_compiled = functools.partial(jax.jit, inline=True)
 
 
 @jax.tree_util.register_dataclass
@@ -57,21 +60,24 @@ class Categorical:
     logits: Array | np.ndarray
     start: int = dataclasses.field(default=0, metadata={"static": True})
 
+    @_compiled
     def log_prob(self, action: Array) -> Array:
         """Log-probability (nats) of `action`, integers of shape `(...)`. Returns shape `(...)`."""
         chex.assert_shape(action, self.logits.shape[:-1], custom_message="action must be shaped like a row's index")
-        # A comparison instead of a gather: its gradient is then no scatter, which is slow on every backend. The start
-        # is not taken off the action, whose type may be too narrow for the difference.
-        chosen = jnp.arange(self.logits.shape[-1]) + self.start == jnp.asarray(action)[..., None]
+        # A comparison instead of a gather: its gradient is then no scatter, which is slow on every backend.
+        index = (_countable(action) - self.start)[..., None]
+        chosen = jax.lax.broadcasted_iota(index.dtype, self.logits.shape, self.logits.ndim - 1) == index
         log_prob = jnp.where(chosen, jax.nn.log_softmax(self.logits), 0).sum(-1)
         return jnp.where(chosen.any(-1), log_prob, -jnp.inf)  # An action that is none of ours has no probability.
 
+    @_compiled
     def entropy(self) -> Array:
         """`-sum_k p_k log p_k` (nats), shape `(...)`."""
         log_p = jax.nn.log_softmax(self.logits)
         p = jnp.exp(log_p)
         return -(p * jnp.where(p > 0, log_p, 0)).sum(-1)
 
+    @_compiled
     def kl_divergence(self, other: Self) -> Array:
         """`sum_k p_k (log p_k - log q_k)` (nats) of this distribution p from `other` q, shape `(...)`."""
         log_p, log_q = jax.nn.log_softmax(self.logits), jax.nn.log_softmax(other.logits)
@@ -80,11 +86,12 @@ class Categorical:
 
     def mode(self) -> Array | np.ndarray:
         """The most probable action, the first of equals, shape `(...)`."""
-        return self.logits.argmax(-1) + self.start
+        return _plus(self.logits.argmax(-1), self.start)
 
+    @np.errstate(all="ignore")
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """Draws one action per row on the NumPy side: `argmax_k(logits_k + Gumbel noise)`. int64, shape `(...)`."""
-        logits = np.asarray(self.logits)
+        logits = _on_host(self.logits)
         return np.argmax(logits + rng.gumbel(size=logits.shape), axis=-1) + self.start
 
     def to_env(self, action: Any) -> Any:
@@ -106,23 +113,28 @@ class MultiCategorical:
     logits: Array | np.ndarray
     starts: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
+    @_compiled
     def log_prob(self, action: Array) -> Array:
         """The sum of the components' log-probabilities (nats) of `action`, integers `(..., D)`. Returns `(...)`."""
         chex.assert_shape(action, self.logits.shape[:-1], custom_message="action must have one integer a component")
-        return Categorical(self.logits).log_prob(jnp.asarray(action) - np.array(self.starts)).sum(-1)
+        action = _countable(action)
+        return Categorical(self.logits).log_prob(action - _in_line_with(action, self.starts)).sum(-1)
 
+    @_compiled
     def entropy(self) -> Array:
         """The sum of the components' entropies (nats), shape `(...)`."""
         return Categorical(self.logits).entropy().sum(-1)
 
+    @_compiled
     def kl_divergence(self, other: Self) -> Array:
         """The sum of the components' divergences (nats) from those of `other`, shape `(...)`."""
         return Categorical(self.logits).kl_divergence(Categorical(other.logits)).sum(-1)
 
     def mode(self) -> Array | np.ndarray:
         """The most probable action, shape `(..., D)`."""
-        return Categorical(self.logits).mode() + np.array(self.starts)
+        return _plus(Categorical(self.logits).mode(), self.starts)
 
+    @np.errstate(all="ignore")
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """Draws one action per row on the NumPy side. int64, shape `(..., D)`."""
         return Categorical(self.logits).sample(rng) + np.array(self.starts)
@@ -145,16 +157,19 @@ class DiagGaussian:
     mean: Array | np.ndarray
     log_std: Array | np.ndarray
 
+    @_compiled
     def log_prob(self, action: Array) -> Array:
         """`-sum_i [ (a_i - m_i)^2 / (2 s_i^2) + log s_i + log(2 pi) / 2 ]` (nats) of `action`, `(..., A)`; `(...)`."""
         chex.assert_shape(action, self.mean.shape, custom_message="action must be shaped like the mean")
         z = (action - self.mean) * jnp.exp(-self.log_std)
         return -(0.5 * jnp.square(z) + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
+    @_compiled
     def entropy(self) -> Array:
         """`sum_i [ log s_i + log(2 pi e) / 2 ]` (nats), shape `(...)`."""
         return (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
+    @_compiled
     def kl_divergence(self, other: Self) -> Array:
         """`sum_i [ log(t_i / s_i) + (s_i^2 + (m_i - n_i)^2) / (2 t_i^2) - 1/2 ]` (nats) with `other` N(n, t^2).
 
@@ -168,11 +183,12 @@ class DiagGaussian:
         """The mean, shape `(..., A)`."""
         return self.mean
 
+    @np.errstate(all="ignore")
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """Draws one action per row on the NumPy side: `m + s * noise`. float32 or float64 as the mean; `(..., A)`."""
-        mean = np.asarray(self.mean)
+        mean, log_std = _on_host(self.mean), _on_host(self.log_std)
         noise = rng.standard_normal(mean.shape, dtype=mean.dtype)
-        return mean + np.exp(np.asarray(self.log_std)) * noise
+        return mean + np.exp(log_std) * noise
 
     def to_env(self, action: Any) -> Any:
         """The action itself; the environment's adapter clips it to the bounds."""
@@ -195,6 +211,7 @@ class TanhGaussian(DiagGaussian):
     low: tuple[float, ...] = dataclasses.field(metadata={"static": True})
     high: tuple[float, ...] = dataclasses.field(metadata={"static": True})
 
+    @_compiled
     def log_prob(self, action: Array) -> Array:
         """The log-density (nats) of a, at `action` = u, `(..., A)`; returns `(...)`.
 
@@ -203,25 +220,54 @@ class TanhGaussian(DiagGaussian):
         """
         return super().log_prob(action) - self._log_slope(action).sum(-1)
 
+    @_compiled
     def entropy(self) -> Array:
         """The entropy (nats) of a, shape `(...)`: that of u, and the mean logarithm of the slope that takes u to a, by
         Gauss-Hermite quadrature: to a thousandth while u has a standard deviation of at most 1, to a tenth at 4."""
         mean, std = jnp.asarray(self.mean), jnp.exp(self.log_std)
         places, shares = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
-        u = mean + std * jnp.asarray(places, mean.dtype).reshape(-1, *[1] * mean.ndim)
+        u = mean[None] + std[None] * jnp.asarray(places, mean.dtype).reshape(-1, *[1] * mean.ndim)
         weights = jnp.asarray(shares / shares.sum(), mean.dtype)
         log_slope = jnp.tensordot(weights, self._log_slope(u), axes=1, precision=jax.lax.Precision.HIGHEST)
         return super().entropy() + log_slope.sum(-1)
 
+    @np.errstate(all="ignore")
     def to_env(self, action: Any) -> np.ndarray:
         """The a of this u, `(..., A)`, within the bounds, in NumPy."""
-        low, high = (np.asarray(bound, np.asarray(action).dtype) for bound in (self.low, self.high))
+        action = _on_host(action)
+        low, high = (np.asarray(bound, action.dtype) for bound in (self.low, self.high))
         return np.clip((low + high) / 2 + (high - low) / 2 * np.tanh(action), low, high)
 
     def _log_slope(self, u: Array) -> Array:
         """`log(da_i / du_i)`, shaped like u."""
         half = (np.asarray(self.high) - np.asarray(self.low)) / 2
-        return jnp.asarray(np.log(half), u.dtype) + 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+        return _in_line_with(u, np.log(half)) + 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+
+
+def _countable(action: Any) -> Array:
+    """Actions in a type that has room for every index; a fraction stays one."""
+    action = jnp.asarray(action)
+    return action if jnp.issubdtype(action.dtype, jnp.floating) else action.astype(jnp.result_type(int))
+
+
+def _in_line_with(x: Array, numbers: Any) -> Any:
+    """`numbers`, one for each place on the last axis of `x`, with as many axes as `x` and in its type."""
+    return np.asarray(numbers, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _on_host(x: Array | np.ndarray) -> np.ndarray:
+    """`x` in NumPy, fetched from the device where it is there."""
+    return x if isinstance(x, np.ndarray) else np.asarray(jax.device_get(x))
+
+
+def _plus(action: Array | np.ndarray, start: int | tuple[int, ...]) -> Array | np.ndarray:
+    """`action + start`, where the action is."""
+    return action + np.array(start) if isinstance(action, np.ndarray | np.generic) else _plus_on_device(action, start)
+
+
+@functools.partial(jax.jit, static_argnames="start")
+def _plus_on_device(action: Array, start: int | tuple[int, ...]) -> Array:
+    return action + (_in_line_with(action, start) if isinstance(start, tuple) else start)
 
 
 Distribution = Categorical | MultiCategorical | DiagGaussian

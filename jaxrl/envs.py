@@ -23,7 +23,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from jaxrl.env_state import env_state, set_env_state
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
-from jaxrl.flatten import flatten, layout, observation_at, what_is_wrong, width
+from jaxrl.flatten import flatten, layout, observation_at, to_float32, what_is_wrong, width
 from jaxrl.guard import FAULT, Guard, guarded
 from jaxrl.memory import NEGLIGIBLE, free_host_bytes
 from jaxrl.output import say
@@ -254,7 +254,7 @@ class Envs:
         if not _finite(self.obs):
             self._check_starts(steps)
         self._ended = ended
-        return Transition(obs, action, reward.astype(np.float32), next_obs, terminated, truncated, valid)
+        return Transition(obs, action, to_float32(reward), next_obs, terminated, truncated, valid)
 
     def state(self) -> dict[str, Any] | None:
         """All that the environments and this adapter need to continue from here, JSON-able; None where it cannot be
@@ -553,8 +553,7 @@ def _finite(field: np.ndarray) -> bool:
 
 def _not_finite(what: str, field: np.ndarray) -> dict[int, str]:
     """The closer look: `what`, for each row that holds something which is not finite."""
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(field.astype(np.float32))
+    finite = np.isfinite(to_float32(field))
     return {int(index): what for index in np.flatnonzero(~finite.reshape(len(field), -1).all(1))}
 
 

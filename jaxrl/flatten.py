@@ -104,11 +104,11 @@ def flatten(of: Layout, obs: Any, num_rows: int) -> np.ndarray:
       which its space does not have, all numbers of that row become NaN.
     """
     if isinstance(of, tuple):
-        return _float32(obs).reshape(num_rows, -1)
+        return to_float32(obs).reshape(num_rows, -1)
     if isinstance(of, OneHot):
         return _one_hot(of, obs, num_rows)
     if isinstance(of, Binary):
-        rows = _float32(obs).reshape(num_rows, -1)
+        rows = to_float32(obs).reshape(num_rows, -1)
         rows[~((rows == 0) | (rows == 1)).all(1)] = np.nan
         return rows
     return np.concatenate([flatten(part, obs[key], num_rows) for key, part in _parts(of)], axis=1)
@@ -201,7 +201,7 @@ def rows_of(of: Layout, obs: Any) -> tuple[np.ndarray, bool]:
     if not in_parts:
         obs = _numbers("obs", obs)
         if not _fits(of, obs.shape) and obs.ndim in (1, 2) and obs.shape[-1] == width(of):
-            rows = _float32(obs).reshape(-1, width(of))
+            rows = to_float32(obs).reshape(-1, width(of))
             leaves = list(_leaves(of))
             columns = np.split(rows, np.cumsum([width(leaf) for leaf in leaves])[:-1], axis=1)
             for leaf, block in zip(leaves, columns, strict=True):
@@ -234,12 +234,12 @@ def _shape(leaf: Any) -> tuple[int, ...]:
     return leaf if isinstance(leaf, tuple) else leaf.shape
 
 
-def _float32(obs: Any) -> np.ndarray:
-    """A copy in float32."""
-    if getattr(obs, "dtype", None) == np.float32:
-        return obs.copy()
-    with np.errstate(over="ignore"):
-        return np.array(obs, np.float32)
+def to_float32(numbers: Any) -> np.ndarray:
+    """A copy in float32. A number that float32 cannot hold becomes infinite or zero, whatever `np.seterr` says."""
+    if getattr(numbers, "dtype", None) == np.float32:
+        return numbers.copy()
+    with np.errstate(all="ignore"):
+        return np.array(numbers, np.float32)
 
 
 def _one_hot(of: OneHot, obs: Any, num_rows: int) -> np.ndarray:

@@ -84,7 +84,7 @@ class MultiCategoricalActor(nn.Module):
         """Every component gets as many logits as the largest has; those that it has no value for count for nothing."""
         most = max(self.sizes)
         logits = outputs.reshape(*outputs.shape[:-1], len(self.sizes), most)
-        has = np.arange(most) < np.array(self.sizes)[:, None]
+        has = (np.arange(most) < np.array(self.sizes)[:, None]).reshape((1,) * (logits.ndim - 2) + (-1, most))
         return MultiCategorical(lib.where(has, logits, -np.inf).astype(outputs.dtype), self.starts)
 
 
@@ -150,7 +150,7 @@ class DeterministicActor(nn.Module):
         return Deterministic(self._scale(np.tanh(_mlp_on_host(params, obs, lambda x: np.maximum(x, 0)))))
 
     def _scale(self, unit: Any) -> Any:
-        low, high = np.asarray(self.low, self.dtype), np.asarray(self.high, self.dtype)
+        low, high = np.asarray((self.low, self.high), self.dtype).reshape((2,) + (1,) * (unit.ndim - 1) + (-1,))
         return (low + high) / 2 + (high - low) / 2 * unit
 
 
@@ -187,7 +187,7 @@ class JoiningDense(nn.Module):
         fan_in = size + action.shape[-1]
         init = _uniform(fan_in)
         kernel = self.param("kernel", init, (fan_in, self.width), self.dtype)
-        bias = self.param("bias", init, (self.width,), self.dtype)
+        bias = self.param("bias", init, (self.width,), self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         if in_parts:
             return _matmul(x, kernel[:size]) + _matmul(action, kernel[size:]) + bias
         return _matmul(jnp.concatenate([x, action], axis=-1), kernel) + bias
@@ -287,7 +287,12 @@ def host_policy(apply_fn: Callable[..., Any], params: Any) -> Callable[[np.ndarr
       A function that agrees with `apply_fn` to rounding.
     """
     module = apply_fn.__self__  # type: ignore[attr-defined]
-    return functools.partial(module.on_host, jax.device_get(params)["params"])
+    return functools.partial(_on_host, module, jax.device_get(params)["params"])
+
+
+@np.errstate(all="ignore")  # Rounding to zero or to infinity is as harmless here as in XLA, whatever `np.seterr` says.
+def _on_host(module: Any, params: Any, obs: np.ndarray) -> Any:
+    return module.on_host(params, obs)
 
 
 def _mlp_on_host(layers: Any, x: np.ndarray, activation: Callable[[np.ndarray], np.ndarray] = np.tanh) -> np.ndarray:

@@ -3,6 +3,8 @@ it is a pytree, so a checkpoint stores it like any other state.
 
 Statistics stay as they are while a rollout is collected and take it in once, afterwards. So the policy that acted is
 the policy that the update recomputes, and each observation that was acted upon counts once, however it came about.
+
+Rounding to zero or to infinity is as harmless here as elsewhere, so that `np.seterr` of a user's does not act here.
 """
 
 from collections.abc import Callable
@@ -43,6 +45,7 @@ def moments_init(shape: tuple[int, ...]) -> Moments:
     return Moments(np.zeros(()), np.zeros(shape), np.ones(shape))
 
 
+@np.errstate(all="ignore")
 def moments_update(moments: Moments, x: np.ndarray) -> Moments:
     """Takes in the rows of `x`, `(B, *shape)`, each once.
 
@@ -69,6 +72,7 @@ def normalizer_init(obs_dim: int, num_envs: int, normalize_obs: bool, normalize_
     )
 
 
+@np.errstate(all="ignore")
 def observer(normalizer: Normalizer) -> Callable[[np.ndarray], np.ndarray]:
     """The function from raw observations `(..., S)` to those the networks see, float32, under frozen statistics.
 
@@ -79,12 +83,14 @@ def observer(normalizer: Normalizer) -> Callable[[np.ndarray], np.ndarray]:
     mean = normalizer.obs.mean.astype(np.float32)
     scale = (1 / np.sqrt(normalizer.obs.var + EPSILON)).astype(np.float32)
 
+    @np.errstate(all="ignore")
     def standardized(obs: np.ndarray) -> np.ndarray:
         return np.minimum(np.maximum((obs - mean) * scale, -CLIP), CLIP)
 
     return standardized
 
 
+@np.errstate(all="ignore")
 def normalize_rollout(normalizer: Normalizer, rollout: Transition, gamma: float) -> tuple[Normalizer, Transition]:
     """What the update gets from a raw rollout, and the normaliser that has taken it in.
 

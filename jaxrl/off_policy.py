@@ -19,7 +19,7 @@ from jaxrl.networks import host_policy
 from jaxrl.normalize import normalizer_init
 from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
 from jaxrl.session import EXPLORATION, NETWORK, SAMPLING, Callback, Session, Sessions, stream, stream_key
-from jaxrl.stack import Stack, each, in_turn, joined, on_host
+from jaxrl.stack import Stack, each, from_host, in_turn, joined, on_host, to_host
 from jaxrl.training import Training
 from jaxrl.transition import Transition
 
@@ -54,8 +54,8 @@ def train_ddpg(
                 session.say(_plan(session.run))
         stacks = sessions.stacked()
         size = len(stacks[0])
-        learn = jax.jit(each(learn_one, size), donate_argnums=0)
-        add = jax.jit(replay_add if size == 1 else jax.vmap(replay_add), donate_argnums=0)
+        learn = from_host(jax.jit(each(learn_one, size), donate_argnums=0))
+        add = from_host(jax.jit(replay_add if size == 1 else jax.vmap(replay_add), donate_argnums=0))
         keys = iter(sampling)
         in_turn(_learn(stack, Stack([next(keys) for _ in stack]).tree, learn, add) for stack in stacks)
     return sessions
@@ -99,7 +99,7 @@ def _learn(stack: Sequence[Session], keys: Any, learn: Callable[..., Any], add: 
             try:
                 if going[at] and failure is None:
                     is_random = session.training.step < run.learning_starts
-                    params = None if is_random else unravel(np.atleast_2d(np.asarray(acting))[at])
+                    params = None if is_random else unravel(np.atleast_2d(to_host(acting))[at])
                     latest[at], stepped = _step(session, params and host_policy(apply_fn, params)), True
             except (EnvironmentFault, EnvironmentLost) as error:
                 failure = error  # The others' steps are whole, and kept.
@@ -118,12 +118,14 @@ def _step(session: Session, policy: Callable[[np.ndarray], Any] | None) -> Trans
     run, training, envs, rng = session.run, session.training, session.training.envs, session.training.rng
     assert isinstance(envs.action_space, spaces.Box)
     low, high = envs.action_space.low.ravel(), envs.action_space.high.ravel()
-    if policy is None:
-        action = rng.uniform(low, high, (envs.num_envs, len(low)))
-    else:
-        noise = run.exploration_noise * (high - low) / 2 * rng.standard_normal((envs.num_envs, len(low)))
-        action = np.clip(policy(envs.obs).mode() + noise, low, high)
-    transition = envs.step(action.astype(np.float32))
+    with np.errstate(all="ignore"):
+        if policy is None:
+            action = rng.uniform(low, high, (envs.num_envs, len(low)))
+        else:
+            noise = run.exploration_noise * (high - low) / 2 * rng.standard_normal((envs.num_envs, len(low)))
+            action = np.clip(policy(envs.obs).mode() + noise, low, high)
+        action = action.astype(np.float32)
+    transition = envs.step(action)
     taken = envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
     training.steps_due += taken if training.step >= run.learning_starts else 0
     training.step += taken

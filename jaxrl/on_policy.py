@@ -18,7 +18,7 @@ from jaxrl.networks import host_policy
 from jaxrl.normalize import normalize_rollout, normalizer_init, observer
 from jaxrl.ppo import METRICS, Lesson, PPOConfig, PPOState, fit_value, improve_policy, num_outputs, ppo_init
 from jaxrl.session import EXPLORATION, NETWORK, Callback, Session, Sessions, stream, stream_key
-from jaxrl.stack import Stack, each, in_turn, joined, on_host
+from jaxrl.stack import Stack, each, from_host, in_turn, joined, on_host
 from jaxrl.training import Training
 from jaxrl.transition import Transition
 
@@ -37,7 +37,7 @@ def train_ppo(
     with Sessions(runs, trainings, METRICS, callback, here) as sessions:
         sessions.begin()
         stacks = sessions.stacked()
-        halves = [jax.jit(each(half, len(stacks[0])), donate_argnums=0) for half in (improve_policy, fit)]
+        halves = [from_host(jax.jit(each(half, len(stacks[0])), donate_argnums=0)) for half in (improve_policy, fit)]
         in_turn(_learn(stack, sessions, *halves) for stack in stacks)
     return sessions
 

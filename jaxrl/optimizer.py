@@ -84,7 +84,8 @@ def descend(
             direction = jax.tree.map(lambda g, p: g + weight_decay * p, direction, params)
         rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
         opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
-        updates, opt_state = learner.tx.update(direction, opt_state, params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax takes a number to the power of a whole one.
+            updates, opt_state = learner.tx.update(direction, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, count + 1
 
     moving = learner.params, learner.opt_state, learner.step

@@ -259,6 +259,7 @@ def num_outputs(space: spaces.Space) -> int:
     return math.prod(space.shape or ()) * (2 if isinstance(space, spaces.MultiBinary) else 1)
 
 
+@functools.partial(jax.jit, inline=True)
 def ppo_act(state: PPOState, obs: Array) -> Distribution:
     """The policy at `obs`, `(..., S)`: a distribution over actions. It does not normalise observations."""
     check_process()
@@ -267,6 +268,7 @@ def ppo_act(state: PPOState, obs: Array) -> Distribution:
     return state.actor.apply_fn(state.actor.params, obs)
 
 
+@functools.partial(jax.jit, inline=True)
 def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str, Array]]:
     """One PPO update: `num_epochs` passes of `num_minibatches` steps over a rollout, then the KL coefficient's rule.
 
@@ -457,7 +459,7 @@ def _annealed(state: PPOState) -> tuple[tuple[ArrayLike, ArrayLike], ArrayLike |
     clip_eps: ArrayLike | None = config.clip_eps
     if config.anneal_updates is None:
         return rates, clip_eps
-    remaining = jnp.maximum(0.0, 1 - state.num_updates / config.anneal_updates)
+    remaining = jnp.maximum(0.0, 1 - state.num_updates.astype(state.kl_coef.dtype) / config.anneal_updates)
     if config.anneal_learning_rate:
         rates = config.actor_learning_rate * remaining, config.critic_learning_rate * remaining
     if config.anneal_clip and config.clip_eps is not None:
@@ -497,7 +499,7 @@ def check_config(config: PPOConfig, observation_space: spaces.Space, action_spac
 
 def _check_penalty(config: PPOConfig) -> None:
     coef = config.kl_coef
-    off = coef is None or (not isinstance(coef, jax.core.Tracer) and not np.all(np.asarray(coef) > 0))
+    off = coef is None or (not isinstance(coef, jax.core.Tracer) and not np.all(np.asarray(jax.device_get(coef)) > 0))
     if config.kl_target is not None and off:
         raise BadInput("kl_target adapts kl_coef, which is off: give a positive kl_coef (1.0, say) or kl_target none")
 

@@ -60,6 +60,7 @@ def replay_init(capacity: int, obs_dim: int, action_dim: int) -> Replay:
     return _empty(capacity, obs_dim, action_dim)
 
 
+@functools.partial(jax.jit, inline=True)
 def replay_add(replay: Replay, transition: Transition) -> Replay:
     """The buffer with N more transitions, in their order; those that are not valid are left out.
 
@@ -84,7 +85,7 @@ def replay_add(replay: Replay, transition: Transition) -> Replay:
 
     # Each valid row's rank among them says where it goes. Of those that fall on one place only the last may be written;
     # the others, like invalid rows, are sent out of bounds, where a write is dropped.
-    count, rank = valid.sum(), jnp.cumsum(valid) - 1
+    count, rank = valid.sum(dtype=jnp.int32), jnp.cumsum(valid, dtype=jnp.int32) - 1
     stays = valid & (rank >= count - replay.capacity)
     place = jnp.where(stays, (replay.position + rank) % replay.capacity, replay.capacity)
     rows = jax.tree.map(
@@ -116,8 +117,13 @@ def replay_sample(replay: Replay, key: Array, batch_size: int) -> Transition:
     """
     if batch_size < 1:
         raise BadInput(f"batch_size is {batch_size}: it must be at least 1")
-    if not isinstance(replay.size, jax.core.Tracer) and int(replay.size) == 0:
+    if not isinstance(replay.size, jax.core.Tracer) and jax.device_get(replay.size) == 0:
         raise BadInput("the replay buffer is empty: add transitions before sampling from it")
+    return _drawn(replay, key, batch_size)
+
+
+@functools.partial(jax.jit, static_argnames="batch_size", inline=True)
+def _drawn(replay: Replay, key: Array, batch_size: int) -> Transition:
     index = jax.random.randint(key, (batch_size,), 0, replay.size)
     batch = jax.tree.map(lambda stored: stored[index], replay.rows)
     return batch._replace(reward=jnp.where(replay.size > 0, batch.reward, jnp.nan))
@@ -138,8 +144,8 @@ def replay_refill(replay: Replay, rows: Transition, position: int) -> Replay:
         )
     # One field after the other and in place, so that this never holds the buffer twice.
     put = jax.jit(lambda stored, new: jax.lax.dynamic_update_slice_in_dim(stored, new, 0, 0), donate_argnums=0)
-    filled = jax.tree.map(put, replay.rows, rows)
-    return Replay(filled, jnp.asarray(position % replay.capacity, jnp.int32), jnp.asarray(size, jnp.int32))
+    filled = jax.tree.map(lambda stored, new: put(stored, jax.device_put(new)), replay.rows, rows)
+    return Replay(filled, *jax.device_put((np.int32(position % replay.capacity), np.int32(size))))
 
 
 def check_capacity(capacity: int, obs_dim: int, action_dim: int) -> None:

@@ -42,13 +42,13 @@ def save_replay(folder: Path, replay: Replay, stored: int, segments: Sequence[Se
     Returns:
       Those that hold the buffer now.
     """
-    oldest = stored - int(replay.size)
+    oldest = stored - int(jax.device_get(replay.size))
     first = max(oldest, segments[-1].last if segments else 0)
     needed = [segment for segment in segments if segment.last > oldest]
     if first == stored:
         return needed
     places = np.arange(first, stored) % replay.capacity
-    rows = jax.tree.map(lambda column: np.asarray(column)[places], replay.rows)
+    rows = jax.tree.map(lambda column: jax.device_get(column)[places], replay.rows)
     digest = save_tree(folder / Segment(first, stored, "").name, {"rows": rows}, {})
     return [*needed, Segment(first, stored, digest)]
 

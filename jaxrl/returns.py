@@ -1,5 +1,11 @@
 """Targets for values: the one-step target and generalised advantage estimation. Both keep the two episode ends apart:
-`terminated` cuts the bootstrap, and either flag cuts the recursion over time."""
+`terminated` cuts the bootstrap, and either flag cuts the recursion over time.
+
+Each is a program of its own where it is called eagerly, so that its constants are no transfers to the device. Inside
+another program it is as if it was written there.
+"""
+
+import functools
 
 import chex
 import jax
@@ -8,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 
+@functools.partial(jax.jit, inline=True)
 def td_target(reward: Array, next_value: Array, terminated: Array, gamma: ArrayLike) -> Array:
     """The one-step return that a value regresses on.
 
@@ -32,6 +39,7 @@ def td_target(reward: Array, next_value: Array, terminated: Array, gamma: ArrayL
     return reward + gamma * jnp.where(jnp.asarray(terminated, bool), 0.0, next_value)
 
 
+@functools.partial(jax.jit, inline=True)
 def gae(
     reward: Array,
     value: Array,

@@ -101,5 +101,5 @@ def shuffled_minibatches(key: Array, num_rows: int, num_epochs: int, num_minibat
     # neighbours is as random as before.
     low = jnp.uint32((1 << (num_rows - 1).bit_length()) - 1)
     bits = jax.random.bits(key, (num_epochs, num_rows), jnp.uint32)
-    order = jnp.sort(bits & ~low | jnp.arange(num_rows, dtype=jnp.uint32), axis=1) & low
+    order = jnp.sort(bits & ~low | jnp.arange(num_rows, dtype=jnp.uint32)[None], axis=1) & low
     return order.astype(jnp.int32).reshape(-1, size)

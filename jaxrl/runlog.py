@@ -109,6 +109,7 @@ class RunLog:
         for name, value in metrics.items():
             self._board.add_scalar(f"update/{name}", value, step)
 
+    @np.errstate(all="ignore")
     def progress(self, step: int) -> None:
         """Shows how far the run is, and writes all that has come in since the last call."""
         if self._pending:

@@ -56,7 +56,8 @@ def stream(seed: int, purpose: int, step: int = 0) -> np.random.SeedSequence:
 
 def stream_key(seed: int, purpose: int) -> jax.Array:
     """A JAX key from the random stream of one purpose."""
-    return jax.random.key(int(stream(seed, purpose).generate_state(1)[0]))
+    [word] = stream(seed, purpose).generate_state(1)
+    return jax.jit(jax.random.key)(jax.device_put(word))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,6 +357,7 @@ class Session:
         self._log.progress(step)
         self._pending, self._logged = [], step
 
+    @np.errstate(all="ignore")
     def _write_due(self) -> None:
         due, self._due = self._due, []
         for step, wall_time, metrics in due:
@@ -395,15 +397,16 @@ class Session:
             self._log.say(f"evaluation at step {training.step:,}: {line} (--eval-max-steps){waits}")
             self._said_cut = True
         returns, _ = episodes
-        evaluation = Evaluation(
-            training.step,
-            mean_return=float(returns.mean()),
-            std_return=float(returns.std()),
-            min_return=float(returns.min()),
-            max_return=float(returns.max()),
-            episodes=len(returns),
-            wall_time=self._log.wall_time,
-        )
+        with np.errstate(all="ignore"):
+            evaluation = Evaluation(
+                training.step,
+                mean_return=float(returns.mean()),
+                std_return=float(returns.std()),
+                min_return=float(returns.min()),
+                max_return=float(returns.max()),
+                episodes=len(returns),
+                wall_time=self._log.wall_time,
+            )
         # Of equals the latest: it has learned longer.
         if evaluation.mean_return >= max((each.mean_return for each in self.evaluations), default=-np.inf):
             self._save_policy("best", evaluation)
@@ -475,7 +478,7 @@ class Session:
 
     def _snapshot(self, metrics: jax.Array) -> Snapshot:
         training = self.training
-        numbers = dict(zip(self._metric_names, map(float, np.asarray(metrics)), strict=True))
+        numbers = dict(zip(self._metric_names, map(float, jax.device_get(metrics)), strict=True))
         state = jax.tree.map(jnp.copy, training.state)
         normalizer = copy.deepcopy(training.normalizer)
         return Snapshot(training.step, state, normalizer, numbers, list(self.evaluations), self.folder)

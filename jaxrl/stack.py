@@ -24,7 +24,7 @@ class Stack:
         self.tree = trees[0] if self.size == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
     def __getitem__(self, place: int) -> Any:
-        return self.tree if self.size == 1 else _take(self.tree, place)
+        return self.tree if self.size == 1 else _take(self.tree, jax.device_put(place))
 
     def __setitem__(self, place: int, tree: Any) -> None:
         assert self.size == 1 and place == 0, "one of several cannot be replaced"
@@ -32,7 +32,7 @@ class Stack:
 
 
 @jax.jit
-def _take(tree: Any, place: int) -> Any:
+def _take(tree: Any, place: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: leaf[place], tree)
 
 
@@ -52,6 +52,27 @@ def on_host(stack: Stack, part: Callable[[Any], Any]) -> list[Any]:
     if stack.size == 1:
         return [fetched]
     return [jax.tree.map(lambda leaf, place=place: leaf[place], fetched) for place in range(stack.size)]
+
+
+def from_host(program: Callable[..., Any]) -> Callable[..., Any]:
+    """`program`, a jitted function, for arguments in NumPy. Their way to the device is meant: JAX's transfer guard does
+    not stop it.
+
+    `jax.device_put` would say so too. But it takes several times as long as the call, and it may go on to read the
+    memory of an array, which a loop writes to again.
+    """
+
+    def call(*arguments: Any) -> Any:
+        with jax.transfer_guard_host_to_device("allow"):
+            return program(*arguments)
+
+    return call
+
+
+def to_host(array: Any) -> np.ndarray:
+    """One array in NumPy, on purpose, at a tenth of the time of `jax.device_get`."""
+    with jax.transfer_guard_device_to_host("allow"):
+        return np.asarray(array)
 
 
 def joined(trees: Sequence[T]) -> T:
