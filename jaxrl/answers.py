@@ -76,15 +76,16 @@ def flags(name: str, values: Any, num_envs: int) -> np.ndarray:
     return array.astype(np.bool_)
 
 
-def check_shape(space: spaces.Space, obs: Any, batches: Sequence[tuple[int, ...]] = ((),)) -> None:
-    """Raises ValueError unless an observation has the shape that its space says, or is flattened to one row.
+def check_shape(space: spaces.Space, obs: Any, num_envs: int | None = None) -> None:
+    """Raises ValueError unless observations have the shape that their space says.
 
     Args:
       space: of one observation.
-      obs: one observation, or a batch of them in one array; of a Dict each part so.
-      batches: the axes that may stand before those of one observation.
+      obs: one observation; or those of N environments in one array, `(N, ...)`, or flattened, `(N, S)`. Of a Dict each
+        part so.
+      num_envs: N; None for one observation.
     """
-    if (wrong := _misfit(space, obs, batches)) is not None:
+    if (wrong := _misfit(space, obs, num_envs)) is not None:
         raise ValueError(f"gave an observation {wrong}")
 
 
@@ -122,7 +123,7 @@ def _number(value: Any) -> float:
         return math.inf
 
 
-def _misfit(space: spaces.Space, obs: Any, batches: Sequence[tuple[int, ...]]) -> str | None:
+def _misfit(space: spaces.Space, obs: Any, num_envs: int | None) -> str | None:
     """How an observation differs from its space, in words; None where it does not."""
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, Mapping):
@@ -134,27 +135,27 @@ def _misfit(space: spaces.Space, obs: Any, batches: Sequence[tuple[int, ...]]) -
             return f"that is {_kind(obs)}: observation_space says a tuple of {len(space.spaces)}"
         parts = [(index, part, obs[index]) for index, part in enumerate(space.spaces)]
     else:
-        return _misfit_of_array(space, obs, batches)
+        return _misfit_of_array(space, obs, num_envs)
     for key, part, value in parts:
         if value is None:
             return f"without the part {key!r} that observation_space has"
-        if (wrong := _misfit(part, value, batches)) is not None:
+        if (wrong := _misfit(part, value, num_envs)) is not None:
             return f"with a part {key!r} {wrong}"
     return None
 
 
-def _misfit_of_array(space: spaces.Space, obs: Any, batches: Sequence[tuple[int, ...]]) -> str | None:
+def _misfit_of_array(space: spaces.Space, obs: Any, num_envs: int | None) -> str | None:
     if space.shape is None:
         return None
     try:
         shape = np.shape(obs)
     except ValueError:
         return "whose rows differ in length"
-    wanted = [(*batch, *space.shape) for batch in batches]
-    rows = [(*batch, math.prod(space.shape)) for batch in batches if batch]
-    if shape in wanted or shape in rows:
+    wanted = space.shape if num_envs is None else (num_envs, *space.shape)
+    flat = wanted if num_envs is None else (num_envs, math.prod(space.shape))
+    if shape in (wanted, flat) or (num_envs == 1 and shape == space.shape):
         return None
-    return f"of shape {shape}: observation_space says {wanted[0]}"
+    return f"of shape {shape}: observation_space says {wanted}"
 
 
 def _kind(value: Any) -> str:

@@ -9,11 +9,10 @@ A fault is a step of which nothing can be learned: an observation, a reward or a
 that MuJoCo could not compute with and replaced. It is found before the step becomes a transition.
 """
 
-import contextlib
 import functools
 import math
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -108,9 +107,11 @@ class Envs:
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
         self._layout = layout(self.observation_space)
-        self._batches = ((self.num_envs,), *(((),) if self.num_envs == 1 else ()))
+        shape = self.observation_space.shape
+        self._obs_shape = -1 if shape is None else (self.num_envs, *shape)  # -1: no array has the shape of a Dict.
         self._is_wide = is_wide(self.observation_space)
-        self._bounds = _bounds(self.action_space)
+        self._bounds, self._clips = _bounds(self.action_space), isinstance(self.action_space, spaces.Box)
+        self._whole = np.issubdtype(self.action_space.dtype, np.integer)
         self._action_shape = (self.num_envs, *(self.action_space.shape or ()))
         size = math.prod(self._action_shape[1:])
         self._action_shapes = {self._action_shape, (self.num_envs, size), *([(self.num_envs,)] if size == 1 else [])}
@@ -140,8 +141,10 @@ class Envs:
         self.failed = False
         self._num_faults = np.zeros(self.num_envs, np.int64)  # Since the environment last finished an episode.
         answer = self._ask("reset", seed=words if self._one_seed_each else words[0])
-        with self._named():
+        try:
             obs, infos = parts_of(answer, "reset")
+        except ValueError as error:
+            raise self._refused(error) from None
         for notice in _marks(infos, NOTICE).values():
             tell(notice)
         self.obs = self._rows(obs)
@@ -173,11 +176,13 @@ class Envs:
         self.finished, self.faults = [], []
         wrong = {} if _finite(action) else self._bad_actions(action)  # What is wrong with the step, by environment.
         answer = self._ask("step", to_environment)
-        with self._named():  # Copies: an environment may write its next step over this one.
+        try:  # Copies: an environment may write its next step over this one.
             raw_obs, reward, terminated, truncated, infos = parts_of(answer, "step")
             reward = numbers("reward", reward, self.num_envs)
             terminated = flags("terminated", terminated, self.num_envs)
             truncated = flags("truncated", truncated, self.num_envs)
+        except ValueError as error:
+            raise self._refused(error) from None
         infos = infos if isinstance(infos, Mapping) else {}
         next_obs = self.obs = self._rows(raw_obs)
         valid = None
@@ -286,28 +291,27 @@ class Envs:
             held[id(each)] = self
         _holders.update(held)
 
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """Names the vector environment whose answer is refused here."""
-        try:
-            yield
-        except ValueError as error:
-            self.failed = True
-            raise EnvironmentLost(f"{type(self._vector_env.unwrapped).__name__} {error}") from None
+    def _refused(self, error: ValueError) -> EnvironmentLost:
+        """Names the vector environment whose answer `error` refuses."""
+        self.failed = True
+        return EnvironmentLost(f"{type(self._vector_env.unwrapped).__name__} {error}")
 
     def _rows(self, raw_obs: Any) -> np.ndarray:
         """Observations as they are learned from, `(N, S)` float32."""
-        with self._named():
-            check_shape(self.observation_space, raw_obs, self._batches)
-            if not isinstance(raw_obs, Mapping | tuple):
-                raw_obs = np.asarray(raw_obs)  # A JAX array, say, in which nothing can be written.
+        try:
+            if getattr(raw_obs, "shape", None) != self._obs_shape:
+                check_shape(self.observation_space, raw_obs, self.num_envs)
+            if self._obs_shape != -1:
+                raw_obs = np.asarray(raw_obs)  # Of a JAX array, say, in which nothing can be written.
             rows = self._flat(raw_obs, self.num_envs)
-            if self._is_wide and not np.vdot(rows, rows) < LARGE and loses_digits(self.observation_space, raw_obs):
-                self._is_wide = False  # It is told.
-                tell(
-                    "observations hold numbers beyond 6.7e7, between which float32 leaves gaps of 8 and more, and the "
-                    "networks compute in float32: subtract an offset with gymnasium.wrappers.TransformObservation"
-                )
+        except ValueError as error:
+            raise self._refused(error) from None
+        if self._is_wide and not np.vdot(rows, rows) < LARGE and loses_digits(self.observation_space, raw_obs):
+            self._is_wide = False  # It is told.
+            tell(
+                "observations hold numbers beyond 6.7e7, between which float32 leaves gaps of 8 and more, and the "
+                "networks compute in float32: subtract an offset with gymnasium.wrappers.TransformObservation"
+            )
         return rows
 
     def _ask(self, question: str, *arguments: Any, **options: Any) -> Any:
@@ -358,24 +362,29 @@ class Envs:
         """What the vector environment is given: the actions in their space's shape and type and within its bounds, and
         where they are not finite anything in it, because nothing will come of that step."""
         assert self._bounds is not None
-        (low, high), space = self._bounds, self.action_space
+        low, high = self._bounds
         action = action.reshape(self._action_shape)
-        if isinstance(space, spaces.Box):
+        if self._clips:
             action = np.fmin(np.fmax(action, low), high)
-        if np.issubdtype(space.dtype, np.integer):
+        if self._whole:
             fits = (low <= action) & (action <= high)
             if action.dtype.kind not in "iub":
                 fits &= action == np.floor(action)
             if np.count_nonzero(fits) < fits.size:
-                finite = np.isfinite(action)
-                if (rows := (finite & ~fits).reshape(self.num_envs, -1).any(1)).any():
-                    index = int(rows.argmax())
-                    raise BadInput(
-                        f"environment {index} was given the action {action[index]}: it must be in {space}, which holds "
-                        "whole numbers"
-                    )
-                action = np.where(finite, action, low)
-        return np.array(action, space.dtype)  # A copy: an environment may write over its action.
+                action = self._refuse_or_replace(action, fits)
+        return np.array(action, self.action_space.dtype)  # A copy: an environment may write over its action.
+
+    def _refuse_or_replace(self, action: np.ndarray, fits: np.ndarray) -> np.ndarray:
+        """Refuses numbers that do not fit; what is not finite becomes a number that does."""
+        assert self._bounds is not None
+        finite = np.isfinite(action)
+        bad = (finite & ~fits).reshape(self.num_envs, -1).any(1)
+        if bad.any():
+            index = int(bad.argmax())
+            raise BadInput(
+                f"environment {index} was given the action {action[index]}: it must be in {self.action_space}"
+            )
+        return np.where(finite, action, self._bounds[0])
 
     def _with_final(self, infos: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
         """The observations, but where an episode ended the last one of that episode."""
@@ -386,11 +395,13 @@ class Envs:
                 "infos['final_obs']"
             )
         next_obs = self.obs.copy()
-        with self._named():
+        try:
             for index in np.flatnonzero(ended):
                 last = _row(final, int(index))
                 check_shape(self.observation_space, last)
                 next_obs[index] = self._flat(last, 1)[0]
+        except ValueError as error:
+            raise self._refused(error) from None
         return next_obs
 
     def _put_aside(self, wrong: dict[int, str], valid: np.ndarray | None, steps: int) -> np.ndarray | None:
@@ -416,8 +427,10 @@ class Envs:
     def _begin_anew(self, rows: np.ndarray) -> None:
         # The environment takes the mask out of the dict that it is given.
         answer = self._ask("reset", options={"reset_mask": rows.copy()})
-        with self._named():
+        try:
             raw_obs, _ = parts_of(answer, "reset")
+        except ValueError as error:
+            raise self._refused(error) from None
         self.obs = np.where(rows[:, None], self._rows(raw_obs), self.obs)
 
     def _check_starts(self, steps: int) -> None:
@@ -607,12 +620,12 @@ def _row(batch: Any, index: int) -> Any:
         raise ValueError("gave a final_obs without a row for each environment") from None
 
 
-def _bounds(space: spaces.Space) -> tuple[Any, Any] | None:
+def _bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray] | None:
     """The smallest and the largest number of each component of an action; None for spaces that are not supported."""
     if isinstance(space, spaces.Box):
         return space.low, space.high
     if isinstance(space, spaces.Discrete):
-        return int(space.start), int(space.start) + int(space.n) - 1
+        return np.array(space.start), np.array(space.start + space.n - 1)
     if isinstance(space, spaces.MultiDiscrete):
         return space.start, space.start + (space.nvec - 1)
-    return (0, 1) if isinstance(space, spaces.MultiBinary) else None
+    return (np.array(0), np.array(1)) if isinstance(space, spaces.MultiBinary) else None

@@ -75,7 +75,7 @@ class Guard(gym.Wrapper):
             first, last = (int(getattr(mujoco.mjtWarning, f"mjWARN_{name}")) for name in (COUNTED[0], COUNTED[-1]))
             self._counters = data.warning.number[first : last + 1]  # Not a copy: MuJoCo counts in it.
             self._counted = self._counters.tobytes()
-        info = self._kept(info)
+        info = self._kept(info) if self._keeps_infos else {}
         return obs, info if notice is None else {**info, NOTICE: Mark(notice)}
 
     def snapshot(self) -> dict[str, Any] | None:
@@ -90,12 +90,15 @@ class Guard(gym.Wrapper):
         """Steps, and looks at what came of it."""
         if self._action_type is not None:
             action = np.asarray(action, self._action_type)
+        answer: Any
         try:
             answer = self.env.step(action)
         except (Exception, SystemExit) as error:
             raise self._lost(error) from error
         try:
-            obs, reward, terminated, truncated, info = parts_of(answer, "step")
+            if type(answer) is not tuple or len(answer) != 5:
+                answer = parts_of(answer, "step")
+            obs, reward, terminated, truncated, info = answer
             if getattr(obs, "shape", None) != self._shape:
                 check_shape(self._space, obs)
             if not isinstance(reward, float):
@@ -108,7 +111,7 @@ class Guard(gym.Wrapper):
             raise self._refused(error) from None
         if terminated or truncated:
             obs = copy.deepcopy(obs)
-        info = self._kept(info)
+        info = self._kept(info) if self._keeps_infos else {}
         if self._counters is not None and self._counters.tobytes() != self._counted:
             before = np.frombuffer(self._counted, self._counters.dtype)
             moved = np.array(COUNTED)[self._counters != before]
@@ -125,9 +128,8 @@ class Guard(gym.Wrapper):
             tell(f"an environment raised {raised(error)} while it was closed")
 
     def _kept(self, info: Any) -> dict[str, Any]:
-        if not self._keeps_infos or not isinstance(info, dict):
-            return {}
-        return {key: value for key, value in info.items() if key not in RESERVED}
+        """An info for who reads it, but for what would be taken for something else."""
+        return {key: value for key, value in info.items() if key not in RESERVED} if isinstance(info, dict) else {}
 
     def _refused(self, error: ValueError) -> EnvironmentLost:
         return EnvironmentLost(f"environment {self._index} ({type(self._base).__name__}) {error}")
