@@ -10,10 +10,9 @@ that MuJoCo could not compute with and replaced. It is found before the step bec
 """
 
 import functools
-import sys
-import traceback
+import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -21,14 +20,15 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from jaxrl.answers import LARGEST_APART, check_shape, flags, is_wide, loses_digits, numbers, parts_of, unpacking_rule
 from jaxrl.env_state import env_state, set_env_state
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
 from jaxrl.flatten import flatten, layout, observation_at, to_float32, what_is_wrong, width
-from jaxrl.guard import FAULT, Guard, guarded
+from jaxrl.guard import FAULT, NOTICE, Guard, Mark, guarded, reset_with_seed
 from jaxrl.memory import NEGLIGIBLE, free_host_bytes
-from jaxrl.output import say
 from jaxrl.pool import Pool
 from jaxrl.registry import find_callable, find_spec, is_native
+from jaxrl.report import raise_if_asked_to_stop, raised, tell
 from jaxrl.serial import Serial
 from jaxrl.transition import Transition
 from jaxrl.workers import Workers, ask, stop_workers, watched
@@ -40,7 +40,10 @@ BACKENDS = "gymnasium", "async", "envpool"
 LONGEST = 1e6  # Seconds; what waits for a pipe takes no more than a few weeks.
 OWN = "_ended", "_returns", "_lengths", "_num_faults"  # What the adapter itself remembers, by environment.
 SMALL = 1e37  # A sum of squares of float32 up to here says that each of them is finite.
+LARGE = LARGEST_APART**2  # A sum of squares beyond which a number may be too large for float32 to keep its digits.
 MOST_FAULTS = 100  # Of one environment between two episodes that it finishes; beyond, a reset is no remedy.
+# Who steps which environment, by its id, until that adapter is closed or gone.
+_holders: weakref.WeakValueDictionary[int, "Envs"] = weakref.WeakValueDictionary()
 
 
 class FinishedEpisode(NamedTuple):
@@ -97,16 +100,25 @@ class Envs:
         self.marks_valid = self._goes_on or mode is AutoresetMode.NEXT_STEP
         if self._workers is not None and not isinstance(self._workers, Workers):
             watched(vector_env, self._workers, timeout)
+        keeps_infos = base is not vector_env  # What is around it may read them.
         if isinstance(base, SyncVectorEnv):
-            base.envs = [env if isinstance(env, Guard) else Guard(env, i) for i, env in enumerate(base.envs)]
+            base.envs = [
+                env if isinstance(env, Guard) else Guard(env, i, keeps_infos) for i, env in enumerate(base.envs)
+            ]
         self.num_envs: int = vector_env.num_envs
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
         self._layout = layout(self.observation_space)
         self._odd_obs = f"gave an observation that is {what_is_wrong(self._layout)}"
-        space = self.action_space
-        self._bounds = (space.low, space.high) if isinstance(space, spaces.Box) else None
+        shape = self.observation_space.shape
+        self._obs_shape = -1 if shape is None else (self.num_envs, *shape)  # -1: no array has the shape of a Dict.
+        self._is_wide = is_wide(self.observation_space)
+        self._bounds, self._clips = _bounds(self.action_space), isinstance(self.action_space, spaces.Box)
+        self._whole = np.issubdtype(self.action_space.dtype, np.integer)
         self._action_shape = (self.num_envs, *(self.action_space.shape or ()))
+        size = math.prod(self._action_shape[1:])
+        self._action_shapes = {self._action_shape, (self.num_envs, size), *([(self.num_envs,)] if size == 1 else [])}
+        self._hold(base)
         try:
             _check_memory(self.num_envs, width(self._layout))
             self.reset(seed)
@@ -132,13 +144,14 @@ class Envs:
         self._lengths = np.zeros(self.num_envs, np.int64)
         self.failed = False
         self._num_faults = np.zeros(self.num_envs, np.int64)  # Since the environment last finished an episode.
-        obs, _ = self._ask("reset", seed=words if self._one_seed_each else words[0])
-        self.obs = flatten(self._layout, obs, self.num_envs)
-        if self.obs.shape[1] != width(self._layout):
-            raise EnvironmentLost(
-                f"{type(self._vector_env.unwrapped).__name__} gives observations of {self.obs.shape[1]} numbers, and "
-                f"its observation_space says {width(self._layout)}"
-            )
+        answer = self._ask("reset", seed=words if self._one_seed_each else words[0])
+        try:
+            obs, infos = parts_of(answer, "reset")
+        except ValueError as error:
+            raise self._refused(error) from None
+        for notice in _marks(infos, NOTICE).values():
+            tell(notice)
+        self.obs = self._rows(obs)
         if not _finite(self.obs):
             self._check_starts(0)
 
@@ -196,8 +209,9 @@ class Envs:
         """Takes one step in every environment.
 
         Args:
-          action: `(N, A)` or `(N,)`, in the environment's units. Box actions are clipped to the bounds on their way
-            to the environment, and given the space's shape; the transition keeps what was given.
+          action: in the environment's units, `(N, ...)` with the space's shape, or flattened, `(N, A)`; `(N,)` where
+            an action is one number. The environment gets it in the space's shape and type. A Box action is clipped to
+            the bounds on its way. The transition keeps what was given.
 
         Returns:
           Rows `(N,)`, NumPy: float32 observations and rewards, boolean flags. `valid` is None unless the vector
@@ -205,18 +219,26 @@ class Envs:
           what follows it is another episode.
 
         Raises:
+          BadInput: the actions have another shape, or are not whole numbers in a space of such.
           EnvironmentFault: something is not finite, or MuJoCo could not compute; under `on_fault="reset"` only where
             resetting that environment does not help.
           EnvironmentLost: an environment raised, died, or gave no answer in time.
         """
         obs, action = self.obs, np.asarray(action)
+        self._check_action(action)
+        to_environment = self._to_environment(action)
         self.finished, self.faults = [], []
         wrong = {} if _finite(action) else self._bad_actions(action)  # What is wrong with the step, by environment.
-        raw_obs, reward, terminated, truncated, infos = self._ask("step", self._to_environment(action))
-        # Copies: an environment may write its next step over this one.
-        reward, terminated, truncated = np.array(reward), np.array(terminated, bool), np.array(truncated, bool)
+        answer = self._ask("step", to_environment)
+        try:  # Copies: an environment may write its next step over this one.
+            raw_obs, reward, terminated, truncated, infos = parts_of(answer, "step")
+            reward = numbers("reward", reward, self.num_envs)
+            terminated = flags("terminated", terminated, self.num_envs)
+            truncated = flags("truncated", truncated, self.num_envs)
+        except ValueError as error:
+            raise self._refused(error) from None
         infos = infos if isinstance(infos, Mapping) else {}
-        next_obs = self.obs = flatten(self._layout, raw_obs, self.num_envs)
+        next_obs = self.obs = self._rows(raw_obs)
         valid = None
         if self._mode is AutoresetMode.NEXT_STEP:
             valid = ~self._ended
@@ -233,8 +255,8 @@ class Envs:
             wrong |= _not_finite("gave a reward that is not finite", reward)
         if not _finite(next_obs):
             wrong |= _not_finite(self._odd_obs, next_obs)
-        if FAULT in infos or FAULT in (infos.get("final_info") or ()):
-            wrong |= _reported(infos)
+        if infos:
+            wrong |= _marks(infos, FAULT) | _marks(infos.get("final_info"), FAULT)
         anew = ended.copy() if any_ended and self._mode is AutoresetMode.DISABLED else None
         if wrong and (rows := self._put_aside(wrong, valid, steps)) is not None:
             reward, terminated, truncated = np.where(rows, 0.0, reward), terminated & ~rows, truncated & ~rows
@@ -300,27 +322,77 @@ class Envs:
 
     def close(self) -> None:
         """Releases what the environments hold; no process of theirs is left."""
+        for key in [key for key, holder in _holders.items() if holder is self]:
+            del _holders[key]
         if self._workers is not None:
             stop_workers(self._workers)
             return
         try:
             self._vector_env.close()
-        except Exception as error:  # Of the user's: too late to matter, and not to be kept quiet about.
-            say(f"jaxrl: an environment raised {_one_line(error)} while it was closed", sys.stderr)
+        except (Exception, SystemExit) as error:  # Of the user's: too late to matter, and not to be kept quiet about.
+            raise_if_asked_to_stop(error)
+            tell(f"an environment raised {raised(error)} while it was closed")
+
+    def _hold(self, base: VectorEnv) -> None:
+        """Notes that `base` and the environments in it step here. Those that step elsewhere already are refused."""
+        held: dict[int, Any] = {}
+        for each in (base, *(env.unwrapped for env in (base.envs if isinstance(base, SyncVectorEnv) else ()))):
+            if id(each) in held or id(each) in _holders:
+                raise BadInput(
+                    f"one and the same {type(each).__name__} is given twice: a function must build a new environment "
+                    "at each call, as env=lambda: gymnasium.make(...) does, and env and eval_env must be two"
+                )
+            held[id(each)] = self
+        _holders.update(held)
+
+    def _refused(self, error: ValueError) -> EnvironmentLost:
+        """Names the vector environment whose answer `error` refuses."""
+        self.failed = True
+        return EnvironmentLost(f"{type(self._vector_env.unwrapped).__name__} {error}")
+
+    def _rows(self, raw_obs: Any) -> np.ndarray:
+        """Observations as they are learned from, `(N, S)` float32."""
+        try:
+            if getattr(raw_obs, "shape", None) != self._obs_shape:
+                check_shape(self.observation_space, raw_obs, self.num_envs)
+            if self._obs_shape != -1:
+                raw_obs = np.asarray(raw_obs)  # Of a JAX array, say, in which nothing can be written.
+            rows = self._flat(raw_obs, self.num_envs)
+        except ValueError as error:
+            raise self._refused(error) from None
+        if self._is_wide and not np.vdot(rows, rows) < LARGE and loses_digits(self.observation_space, raw_obs):
+            self._is_wide = False  # It is told.
+            tell(
+                "observations hold numbers beyond 6.7e7, between which float32 leaves gaps of 8 and more, and the "
+                "networks compute in float32: subtract an offset with gymnasium.wrappers.TransformObservation"
+            )
+        return rows
 
     def _ask(self, question: str, *arguments: Any, **options: Any) -> Any:
         """`step`, `reset` or `call` of the vector environment; whatever it raises becomes EnvironmentLost."""
         try:
             if self._workers is not None:
                 return ask(self._vector_env, self._workers, question, self._timeout, *arguments, **options)
+            if question == "reset":
+                answer, notice = reset_with_seed(self._vector_env, options)
+                if notice is not None:
+                    tell(notice)
+                return answer
             return getattr(self._vector_env, question)(*arguments, **options)
         except EnvironmentLost:
             self.failed = True
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            raise_if_asked_to_stop(error)
             self.failed = True
             name = type(self._vector_env.unwrapped).__name__
-            raise EnvironmentLost(f"{name} raised {_one_line(error)}") from error
+            raise EnvironmentLost(f"{name} raised {raised(error)}{unpacking_rule(error)}") from error
+
+    def _flat(self, raw_obs: Any, num_rows: int) -> np.ndarray:
+        try:
+            return flatten(self._layout, raw_obs, num_rows)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"gave observations that are no numbers ({' '.join(str(error).split())})") from None
 
     def _bad_actions(self, action: np.ndarray) -> dict[int, str]:
         wrong = _not_finite("was given an action that is not finite", action)
@@ -330,13 +402,43 @@ class Envs:
             raise self._fault(wrong, self.num_envs)
         return wrong
 
+    def _check_action(self, action: np.ndarray) -> None:
+        if self._bounds is None:
+            name = type(self.action_space).__name__
+            raise BadInput(f"action space {name} is not supported: it must be a Box or hold whole numbers")
+        if action.shape not in self._action_shapes or action.dtype.kind in "OSUMmc":
+            raise BadInput(
+                f"actions have the shape {action.shape} and the type {action.dtype}: they must be numbers of the shape "
+                f"{self._action_shape}"
+            )
+
     def _to_environment(self, action: np.ndarray) -> np.ndarray:
-        """What the vector environment is given: the actions in their space's shape and within its bounds, and where
-        they are not numbers anything, because nothing will come of that step."""
+        """What the vector environment is given: the actions in their space's shape and type and within its bounds, and
+        where they are not finite anything in it, because nothing will come of that step."""
+        assert self._bounds is not None
+        low, high = self._bounds
         action = action.reshape(self._action_shape)
-        if self._bounds is not None:
-            return np.fmin(np.fmax(action, self._bounds[0]), self._bounds[1])
-        return action.astype(self.action_space.dtype, copy=False)
+        if self._clips:
+            action = np.fmin(np.fmax(action, low), high)
+        if self._whole:
+            fits = (low <= action) & (action <= high)
+            if action.dtype.kind not in "iub":
+                fits &= action == np.floor(action)
+            if np.count_nonzero(fits) < fits.size:
+                action = self._refuse_or_replace(action, fits)
+        return np.array(action, self.action_space.dtype)  # A copy: an environment may write over its action.
+
+    def _refuse_or_replace(self, action: np.ndarray, fits: np.ndarray) -> np.ndarray:
+        """Refuses numbers that do not fit; what is not finite becomes a number that does."""
+        assert self._bounds is not None
+        finite = np.isfinite(action)
+        bad = (finite & ~fits).reshape(self.num_envs, -1).any(1)
+        if bad.any():
+            index = int(bad.argmax())
+            raise BadInput(
+                f"environment {index} was given the action {action[index]}: it must be in {self.action_space}"
+            )
+        return np.where(finite, action, self._bounds[0])
 
     def _with_final(self, infos: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
         """The observations, but where an episode ended the last one of that episode."""
@@ -347,8 +449,13 @@ class Envs:
                 "infos['final_obs']"
             )
         next_obs = self.obs.copy()
-        for index in np.flatnonzero(ended):
-            next_obs[index] = flatten(self._layout, observation_at(final, int(index)), 1)[0]
+        try:
+            for index in np.flatnonzero(ended):
+                last = _row(final, int(index))
+                check_shape(self.observation_space, last)
+                next_obs[index] = self._flat(last, 1)[0]
+        except ValueError as error:
+            raise self._refused(error) from None
         return next_obs
 
     def _put_aside(self, wrong: dict[int, str], valid: np.ndarray | None, steps: int) -> np.ndarray | None:
@@ -373,8 +480,12 @@ class Envs:
 
     def _begin_anew(self, rows: np.ndarray) -> None:
         # The environment takes the mask out of the dict that it is given.
-        raw_obs, _ = self._ask("reset", options={"reset_mask": rows.copy()})
-        self.obs = np.where(rows[:, None], flatten(self._layout, raw_obs, self.num_envs), self.obs)
+        answer = self._ask("reset", options={"reset_mask": rows.copy()})
+        try:
+            raw_obs, _ = parts_of(answer, "reset")
+        except ValueError as error:
+            raise self._refused(error) from None
+        self.obs = np.where(rows[:, None], self._rows(raw_obs), self.obs)
 
     def _check_starts(self, steps: int) -> None:
         """After all else, what is to be acted on must be finite; a first observation that is not gets a second chance
@@ -449,9 +560,10 @@ def make_envs(
         vector_env = _build(env, num_envs, backend, wrapper, on_fault, timeout, like, make_options)
     except (BadInput, EnvironmentLost):
         raise
-    except Exception as error:  # Whatever the constructors of environments and wrappers do.
+    except (Exception, SystemExit) as error:  # Whatever the constructors of environments and wrappers do.
+        raise_if_asked_to_stop(error)
         name = env if isinstance(env, str) else getattr(env, "__name__", "")
-        raise BadInput(f"environment {name} cannot be built: {_one_line(error)}") from error
+        raise BadInput(f"environment {name} cannot be built: {raised(error)}") from error
     try:
         return Envs(vector_env, seed, on_fault, timeout)
     except BaseException:  # Spaces that are not supported, say: its processes must not stay.
@@ -557,20 +669,28 @@ def _not_finite(what: str, field: np.ndarray) -> dict[int, str]:
     return {int(index): what for index in np.flatnonzero(~finite.reshape(len(field), -1).all(1))}
 
 
-def _reported(infos: Mapping[str, Any]) -> dict[int, str]:
-    """What guards said, by environment; SAME_STEP puts it into `final_info` where the episode ended with it."""
-    found = {}
-    for info in (infos, infos.get("final_info")):
-        if not isinstance(info, Mapping):
-            continue
-        for index in np.flatnonzero(info.get(f"_{FAULT}", ())):
-            found[int(index)] = str(info[FAULT][index])
-    return found
+def _marks(infos: Any, key: str) -> dict[int, str]:
+    """What guards said under `key`, by environment."""
+    said = infos.get(key) if isinstance(infos, Mapping) else None
+    if not isinstance(said, np.ndarray) or said.dtype != object:
+        return {}
+    return {index: str(mark) for index, mark in enumerate(said) if isinstance(mark, Mark)}
 
 
-def _one_line(error: BaseException) -> str:
-    """What was raised, and where."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    text = str(error).strip()
-    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return f"{' '.join(said.split())} ({Path(frame.filename).name}:{frame.lineno})"
+def _row(batch: Any, index: int) -> Any:
+    """One environment's part of what all of them gave."""
+    try:
+        return observation_at(batch, index)
+    except (IndexError, TypeError):
+        raise ValueError("gave a final_obs without a row for each environment") from None
+
+
+def _bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray] | None:
+    """The smallest and the largest number of each component of an action; None for spaces that are not supported."""
+    if isinstance(space, spaces.Box):
+        return space.low, space.high
+    if isinstance(space, spaces.Discrete):
+        return np.array(space.start), np.array(space.start + space.n - 1)
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.start, space.start + (space.nvec - 1)
+    return (np.array(0), np.array(1)) if isinstance(space, spaces.MultiBinary) else None

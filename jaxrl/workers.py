@@ -2,6 +2,7 @@
 how long an answer may take, and stopped so that none is left. They are Gymnasium's AsyncVectorEnv; no JAX here.
 """
 
+import atexit
 import contextlib
 import functools
 import multiprocessing
@@ -11,6 +12,7 @@ import signal
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -26,11 +28,15 @@ HINT = "a script that starts environments in processes must guard its own start:
 START_SECONDS = 60.0  # That a process gets at least, to import what it needs.
 STOPS = signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ())
 PATIENCE = 5.0  # Seconds that workers get to close their environments before they are killed.
+_started: weakref.WeakSet["Workers"] = weakref.WeakSet()  # To be stopped before this process ends.
 
 
 class Workers(AsyncVectorEnv):
-    """An AsyncVectorEnv of spawned processes, that leaves none behind when it cannot be built. Where the `spaces` of an
-    environment, of its observations and actions, are known, none is built in this process."""
+    """An AsyncVectorEnv of spawned processes. None is left behind when it cannot be built, when nobody closes it, or
+    when this process ends. They are no daemons, so that an environment may start processes of its own: each leads a
+    group of processes, and the group is stopped with it. Where the `spaces` of an environment, of its observations and
+    actions, are known, none is built in this process.
+    """
 
     def __init__(
         self,
@@ -41,6 +47,8 @@ class Workers(AsyncVectorEnv):
     ) -> None:
         self._blocked: set[Any] | None = None
         self._start_limit, self._late = max(timeout, START_SECONDS), False
+        self.owner = os.getpid()
+        _started.add(self)
         with tempfile.TemporaryDirectory() as folder, quiet():
             notes = [Path(folder, str(index)) for index in range(len(makers))]
             each = zip(makers, notes, strict=True)
@@ -48,7 +56,7 @@ class Workers(AsyncVectorEnv):
             try:
                 self._hold_interrupts_back()
                 # A spawned process copies nothing of this one, whose JAX threads a fork would leave in mid-work.
-                super().__init__(makers, context="spawn", autoreset_mode=mode)
+                super().__init__(makers, context="spawn", daemon=False, autoreset_mode=mode)
             except (EOFError, OSError) as error:
                 said = [note.read_text() for note in notes if note.is_file()]
                 if self._late:
@@ -70,6 +78,10 @@ class Workers(AsyncVectorEnv):
         finally:
             watch.cancel()
         self._checked = True
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """Ends the processes."""
+        stop_workers(self, patience=0 if terminate else PATIENCE if timeout is None else timeout)
 
     def _give_up(self) -> None:
         self._late = True
@@ -106,9 +118,18 @@ def watched(vector_env: VectorEnv, workers: AsyncVectorEnv, timeout: float) -> N
     """Sets limits to what the workers of a vector environment that somebody else has built are waited for."""
     instead: Any = workers
     instead.error_queue = _Impatient(workers.error_queue, timeout)
-    if workers is not vector_env:  # Whatever is around it calls these.
+    if workers is vector_env:
+        instead._add_info = functools.partial(_add_final_obs, workers)
+    else:  # Whatever is around it calls these.
         instead.step_wait = functools.partial(workers.step_wait, timeout=timeout)
         instead.reset_wait = functools.partial(workers.reset_wait, timeout=timeout)
+
+
+def _add_final_obs(workers: AsyncVectorEnv, infos: dict[str, Any], info: Any, index: int) -> dict[str, Any]:
+    """Adds to `infos` only what is read here: Gymnasium cannot merge every info with its neighbours'."""
+    if not isinstance(info, dict) or "final_obs" not in info:
+        return infos
+    return AsyncVectorEnv._add_info(workers, infos, {"final_obs": info["final_obs"]}, index)
 
 
 def ask(
@@ -160,10 +181,26 @@ def stop_workers(workers: AsyncVectorEnv, patience: float = PATIENCE) -> None:
         if process.is_alive():
             process.kill()
         process.join()
+        if isinstance(workers, Workers):
+            _kill_group(process.pid)
     for pipe in pipes:
         if pipe is not None:
             pipe.close()
     workers.closed = True
+
+
+@atexit.register  # Multiprocessing would wait for them, and for ever: it registers before, and so is called later.
+def _stop_started() -> None:
+    for workers in list(_started):
+        if not workers.closed and workers.owner == os.getpid():  # After a fork they are not the child's to stop.
+            stop_workers(workers)
+
+
+def _kill_group(leader: int) -> None:
+    """Kills what an environment's process has started and left."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(OSError):  # Of a group that is empty.
+            os.killpg(leader, signal.SIGKILL)
 
 
 def _await_answers(workers: AsyncVectorEnv, timeout: float) -> None:
@@ -206,6 +243,8 @@ def _in_worker(make: Callable[[], gym.Env], note: Path, spaces: tuple[gym.Space,
             return make() if spaces is None else _Known(*spaces)
     for kind in STOPS:
         signal.signal(kind, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         return make()
@@ -218,6 +257,7 @@ def _in_worker(make: Callable[[], gym.Env], note: Path, spaces: tuple[gym.Space,
 
 def _end_with(parent: Any) -> None:
     parent.join()
+    _kill_group(os.getpid())
     os._exit(1)
 
 
