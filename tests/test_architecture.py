@@ -14,7 +14,7 @@ PACKAGE = Path(jaxrl.__file__).parent
 # From the ground up; a module imports only from floors below its own.
 FLOORS = [
     {"errors", "transition", "returns", "losses", "distributions", "memory", "report"},
-    {"networks", "normalize", "optimizer", "replay", "rows", "checks", "flatten", "stack", "answers"},
+    {"networks", "normalize", "optimizer", "replay", "rows", "checks", "flatten", "stack", "answers", "building"},
     {"ddpg", "ppo"},
     {"env_state", "registry", "workers", "checkpoint"},
     {"guard", "replay_file"},
