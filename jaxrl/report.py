@@ -37,5 +37,8 @@ def tell(line: str) -> None:
 
 def _package(module: str) -> str | None:
     """The name and version of the installed package that a top-level module belongs to."""
-    names = metadata.packages_distributions().get(module)
+    names = _distributions().get(module)
     return f"{names[0]} {metadata.version(names[0])}" if names else None
+
+
+_distributions = functools.cache(metadata.packages_distributions)  # It reads a file of every package.

@@ -21,12 +21,14 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
+from jaxrl.building import say_what_is_taken
 from jaxrl.errors import EnvironmentLost
 
 NOTHING = 50  # Gymnasium's level of logging above that of errors.
 HINT = "a script that starts environments in processes must guard its own start: if __name__ == '__main__':"
 START_SECONDS = 60.0  # That a process gets at least, to import what it needs.
 STOPS = signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ())
+PROCESS_SECONDS, PROCESS_BYTES = 0.5, 20 * 2**20  # That a process takes at least, to import what it needs.
 PATIENCE = 5.0  # Seconds that workers get to close their environments before they are killed.
 _started: weakref.WeakSet["Workers"] = weakref.WeakSet()  # To be stopped before this process ends.
 
@@ -46,6 +48,8 @@ class Workers(AsyncVectorEnv):
         spaces: tuple[gym.Space, gym.Space] | None = None,
     ) -> None:
         self._blocked: set[Any] | None = None
+        count, cores = len(makers), os.cpu_count() or 1
+        say_what_is_taken(count, count * PROCESS_SECONDS / cores, count * PROCESS_BYTES)
         self._start_limit, self._late = max(timeout, START_SECONDS), False
         self.owner = os.getpid()
         _started.add(self)

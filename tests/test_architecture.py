@@ -14,20 +14,9 @@ PACKAGE = Path(jaxrl.__file__).parent
 # From the ground up; a module imports only from floors below its own.
 FLOORS = [
     {"errors", "transition", "returns", "losses", "distributions", "memory", "output"},
-    {
-        "networks",
-        "normalize",
-        "optimizer",
-        "rows",
-        "checks",
-        "device",
-        "flatten",
-        "stack",
-        "wrappers",
-        "answers",
-        "report",
-    },
-    {"ddpg", "ppo", "replay"},
+    {"networks", "normalize", "optimizer", "rows", "checks", "device", "flatten", "stack", "wrappers", "answers"}
+    | {"report"},
+    {"ddpg", "ppo", "replay", "building"},
     {"env_state", "registry", "workers", "checkpoint"},
     {"guard", "replay_file"},
     {"pool", "serial"},
