@@ -47,8 +47,16 @@ from jaxrl.distributions import Categorical, DiagGaussian, MultiCategorical, Tan
 from jaxrl.evaluate import evaluate
 from jaxrl.flatten import flatten
 from jaxrl.losses import clipped_value_loss, explained_variance, standardize, weighted_mean
-from jaxrl.networks import host_policy
+from jaxrl.networks import (
+    CategoricalActor,
+    DeterministicActor,
+    GaussianActor,
+    MultiCategoricalActor,
+    apply_function,
+    host_policy,
+)
 from jaxrl.normalize import Moments, Normalizer, moments_init, moments_update, normalize_rollout, observer
+from jaxrl.policy import save_policy
 from jaxrl.session import stream_key
 
 ROOT = Path(jaxrl.__file__).parent.parent
@@ -94,12 +102,7 @@ def bits(tree):
 
 T, N, S, A = 4, 2, 3, 2
 OBS = spaces.Box(-1.0, 1.0, (S,))
-SPACES = {
-    "Discrete": spaces.Discrete(3, start=2),
-    "MultiDiscrete": spaces.MultiDiscrete([2, 3]),
-    "Box": spaces.Box(-2.0, 3.0, (A,)),
-    "squashed Box": spaces.Box(-2.0, 3.0, (A,)),
-}
+SPACES = {"Discrete": spaces.Discrete(3, start=2), "Box": spaces.Box(-2.0, 3.0, (A,))}
 PPO = PPOConfig(hidden_sizes=(4,), num_epochs=1, num_minibatches=2)
 # Everything that an update can do, in one config.
 FULL = PPO.replace(
@@ -107,10 +110,6 @@ FULL = PPO.replace(
     anneal_clip=True, anneal_updates=10.0,
 )  # fmt: skip
 DDPG = DDPGConfig(hidden_sizes=(4, 4))
-
-
-def ppo_config(kind):
-    return FULL.replace(squash_actions=kind == "squashed Box")
 
 
 def numbers(seed, *shape):
@@ -123,27 +122,32 @@ def transitions(action, *shape):
     return Transition(numbers(0, *shape, S), action, numbers(1, *shape), numbers(2, *shape, S), flags, ~flags, ~flags)
 
 
+POLICIES = {
+    "Discrete": (Categorical(numbers(8, T, 3), 2), np.full(T, 3)),
+    "MultiDiscrete": (MultiCategorical(numbers(8, T, 2, 3), (0, 1)), np.ones((T, 2), int)),
+    "Box": (DiagGaussian(numbers(8, T, A), numbers(9, T, A)), numbers(6, T, A)),
+    "squashed Box": (TanhGaussian(numbers(8, T, A), numbers(9, T, A), (-2.0, -2.0), (3.0, 3.0)), numbers(6, T, A)),
+}
+
+
 @pytest.fixture(scope="module")
 def given():
     """What the kernels take, on the device before any switch is set."""
     things = {"key": jax.random.key(1), "gamma": np.float32(0.9), "x": numbers(3, T, N), "y": numbers(4, T, N)}
-    things |= {"weight": np.ones((T, N), np.float32), "flags": numbers(5, T, N) > 1}
-    actions = {"Discrete": np.full((T, N), 3), "MultiDiscrete": np.ones((T, N, 2), int), "Box": numbers(6, T, N, A)}
+    things |= {"weight": np.ones((T, N), np.float32), "flags": numbers(5, T, N) > 1, "whole": np.arange(T)}
+    actions = {"Discrete": np.full((T, N), 3), "Box": numbers(6, T, N, A)}
     for kind, space in SPACES.items():
-        things[f"ppo {kind}"] = ppo_init(things["key"], ppo_config(kind), OBS, space)
-        things[f"rollout {kind}"] = transitions(actions[kind.removeprefix("squashed ")], T, N)
+        things[f"ppo {kind}"] = ppo_init(things["key"], FULL, OBS, space)
+        things[f"rollout {kind}"] = transitions(actions[kind], T, N)
     things["ddpg"] = ddpg_init(things["key"], DDPG, OBS, SPACES["Box"])
     batch = transitions(numbers(7, T, A), T)
     things |= {"batch": batch, "obs": batch.obs, "replay": replay_add(replay_init(8, S, A), batch)}
-    things |= {f"policy {kind}": ppo_act(things[f"ppo {kind}"], batch.obs) for kind in SPACES}
-    things |= {f"action {kind}": things[f"rollout {kind}"].action[:, 0] for kind in SPACES}
-    return jax.device_put(things)
+    return jax.device_put(things | POLICIES)
 
 
 def distribution(kind):
     def answers(given):
-        policy = given[f"policy {kind}"]
-        action = given[f"action {kind}"]
+        policy, action = given[kind]
         return policy.log_prob(action), policy.entropy(), kl_divergence(policy, policy), policy.mode()
 
     return answers
@@ -158,7 +162,7 @@ KERNELS = {
     "weighted_mean": lambda g: weighted_mean(g["x"], g["weight"]),
     "standardize": lambda g: standardize(g["x"], g["weight"]),
     "explained_variance": lambda g: explained_variance(g["x"], g["y"]),
-    **{f"distribution over {kind}": distribution(kind) for kind in SPACES},
+    **{f"distribution over {kind}": distribution(kind) for kind in POLICIES},
     **{f"ppo_act, {kind}": lambda g, kind=kind: ppo_act(g[f"ppo {kind}"], g["obs"]) for kind in SPACES},
     **{
         f"ppo_update, {kind}": lambda g, kind=kind: ppo_update(g[f"ppo {kind}"], g[f"rollout {kind}"])
@@ -171,13 +175,13 @@ KERNELS = {
 }
 # These are called as they are, or not at all.
 EAGER_KERNELS = {
-    "ppo_init": lambda g: [ppo_init(g["key"], ppo_config(kind), OBS, space) for kind, space in SPACES.items()],
+    "ppo_init": lambda g: [ppo_init(g["key"], FULL, OBS, space) for space in SPACES.values()],
     "ddpg_init": lambda g: ddpg_init(g["key"], DDPG, OBS, SPACES["Box"]),
     "replay_init": lambda g: replay_init(8, S, A),
     "replace_config": lambda g: (g["ppo Box"].replace_config(gamma=0.5, kl_coef=2.0), g["ddpg"].replace_config(tau=1)),
     "stream_key": lambda g: stream_key(3, 0),
-    "policy.sample": lambda g: [g[f"policy {kind}"].sample(np.random.default_rng(0)) for kind in SPACES],
-    "policy.to_env": lambda g: [g[f"policy {kind}"].to_env(g[f"action {kind}"]) for kind in SPACES],
+    "policy.sample": lambda g: [g[kind][0].sample(np.random.default_rng(0)) for kind in POLICIES],
+    "policy.to_env": lambda g: [g[kind][0].to_env(g[kind][1]) for kind in POLICIES],
     "host_policy": lambda g: host_policy(g["ddpg"].actor.apply_fn, g["ddpg"].actor.params)(numbers(0, 2, S)),
 }  # fmt: skip
 
@@ -200,11 +204,8 @@ def test_a_kernel_makes_no_transfers_and_promotions_of_its_own(given, without, n
     kernel = KERNELS[name]
     with switched(STRICT):
         eager = kernel(given)
-        jitted = jax.jit(kernel)(given)
+        jax.jit(kernel).lower(given)
     assert bits(eager) == without(name, kernel)
-    for one, other in zip(jax.tree.leaves(eager), jax.tree.leaves(jitted), strict=True):
-        if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", EAGER_KERNELS)
@@ -219,7 +220,7 @@ def test_the_switches_are_on(given):
     with only("jax_numpy_rank_promotion"), pytest.raises(ValueError, match="rank"):
         given["x"] + given["x"][0]
     with only("jax_numpy_dtype_promotion"), pytest.raises(Exception, match="promotion"):
-        given["x"] + given["action Discrete"][:, None]
+        given["gamma"] + given["whole"]
     with only("jax_transfer_guard"), pytest.raises(Exception, match="Disallowed host-to-device"):
         given["x"] + 1
     with only("jax_transfer_guard"), pytest.raises(Exception, match="Disallowed host-to-device"):
@@ -268,7 +269,7 @@ class Tiny(gym.Env):
 
 
 def multi_discrete():
-    return Tiny(SPACES["MultiDiscrete"])
+    return Tiny(spaces.MultiDiscrete([2, 3]))
 
 
 def box():
@@ -371,7 +372,10 @@ def test_several_seeds_run_under_all_three(tmp_path, monkeypatch, alone, name, s
         assert bits((results[0].state, results[0].normalizer)) == alone[name].states[64]
 
 
-@pytest.mark.parametrize("switch", DEBUG)
+# Without jit each operation is compiled by itself, and looking for leaks takes as long.
+@pytest.mark.parametrize(
+    "switch", [name if "nans" in name else pytest.param(name, marks=pytest.mark.slow) for name in DEBUG]
+)
 @pytest.mark.parametrize("name", ["ppo", "ddpg"])
 def test_a_run_passes_under_jax_s_debugging_modes(tmp_path, alone, name, switch):
     with switched(DEBUG[switch]):
@@ -381,7 +385,7 @@ def test_a_run_passes_under_jax_s_debugging_modes(tmp_path, alone, name, switch)
         assert (found.states, found.evaluations) == (alone[name].states, alone[name].evaluations)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["ppo", "ddpg"])
 def test_a_run_passes_in_float64_under_all_three(tmp_path, name):
     with switched(STRICT | {"jax_enable_x64": True}):
         result = train(dataclasses.replace(RUNS[name], run_dir=str(tmp_path / "run")))
@@ -426,12 +430,20 @@ TINY32 = TINY.astype(np.float32)
 STATISTICS = Moments(np.array(4.0), np.full(S, 1e-41), np.full(S, 1e-200))
 
 
+ACTORS = {
+    "CategoricalActor": (CategoricalActor, (4,), 3, 2),
+    "MultiCategoricalActor": (MultiCategoricalActor, (4,), (2, 3), (0, 1)),
+    "GaussianActor": (GaussianActor, (4,), (-2.0, -2.0), (3.0, 3.0), 0.0, False),
+    "DeterministicActor": (DeterministicActor, (4, 4), (-2.0, -2.0), (3.0, 3.0)),
+}
+
+
 def on_host(name, weight):
     """The host policy of an actor whose parameters all are `weight`, asked at observations of 1e-30."""
-    key = jax.random.key(0)
-    state = ddpg_init(key, DDPG, OBS, SPACES["Box"]) if name == "ddpg" else ppo_init(key, PPO, OBS, SPACES[name])
-    params = jax.tree.map(lambda leaf: np.full(leaf.shape, weight, np.float32), state.actor.params)
-    return host_policy(state.actor.apply_fn, params)(np.full((2, S), 1e-30, np.float32))
+    module, apply = apply_function(*ACTORS[name], np.dtype(np.float32))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), TINY32)
+    params = jax.tree.map(lambda leaf: np.full(leaf.shape, weight, leaf.dtype), shapes)
+    return host_policy(apply, params)(np.full((2, S), 1e-30, np.float32))
 
 
 def sampled(policy):
@@ -461,7 +473,7 @@ ARITHMETIC = {
     ),
     **{
         f"host policy, {name}, weights of {weight:g}": lambda name=name, weight=weight: on_host(name, weight)
-        for name in ("Discrete", "MultiDiscrete", "Box", "ddpg")
+        for name in ACTORS
         for weight in (1e-30, 1e38)
     },
     "Gaussian, narrow": lambda: sampled(DiagGaussian(TINY32, np.full((4, S), -200, np.float32))),
@@ -475,7 +487,7 @@ ARITHMETIC = {
         MultiCategorical(np.array([[[3e38, -np.inf], [0, 1e-45]]], np.float32), (0, 1))
     ),
     "a small learning rate": lambda: ppo_init(
-        jax.random.key(0), PPO.replace(actor_learning_rate=1e-50), OBS, SPACES["Box"]
+        jax.random.key(0), FULL.replace(actor_learning_rate=1e-50), OBS, SPACES["Box"]
     ),
 }  # fmt: skip
 
@@ -502,11 +514,10 @@ def test_the_user_s_own_environment_still_raises(tmp_path):
         train(run)
 
 
-def test_a_policy_with_float64_bounds_loads_where_warnings_are_errors(tmp_path):
-    def env():
-        return Tiny(spaces.Box(-0.1, 0.1, (A,), np.float64))
-
-    result = train(dataclasses.replace(RUNS["ddpg"], env=env, total_steps=32, run_dir=str(tmp_path / "run")))
+def test_a_policy_with_float64_bounds_loads_where_warnings_are_errors(tmp_path, given):
+    space = spaces.Box(-0.1, 0.1, (A,), np.float64)
     with strict_numpy():
-        action = load_policy(result.run_dir)(HUGE)
-    assert (np.abs(action) <= 0.1).all()
+        save_policy(tmp_path, given["ddpg"].actor, Normalizer(None, None, np.zeros(1)), "mine", OBS, space, {})
+        action = load_policy(tmp_path)(numbers(0, 4, S))
+    assert action.shape == (4, A)
+    assert (np.abs(action) <= np.float32(0.1)).all()
