@@ -55,8 +55,6 @@ BAD_TRAIN = {
     "wrong case": (["--env", "cartpole-v1"], "CartPole-v1"),
     "environment without a name": (["--env"], "--env"),
     "module that is not there": (["--env", "nomodule:Env-v0"], "nomodule"),
-    "observations that are no Box": (["--env", "Blackjack-v1"], "Tuple"),
-    "discrete observations": (["--env", "FrozenLake-v1"], "Discrete"),
     "unknown algorithm": (["--algo", "pppo"], "ppo_kl"),
     "unknown flag": (["--gama", "0.5"], "--gamma"),
     "unknown flag with no neighbour": (["--zzz"], "--zzz"),
