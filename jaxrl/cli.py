@@ -472,6 +472,7 @@ def _choose_threads(run: "RunConfig") -> None:
     """
     from jaxrl.envs import make_envs
     from jaxrl.ppo import PPOConfig, num_outputs
+    from jaxrl.workers import folder_kept
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not isinstance(run.agent, PPOConfig) or cores != 2 or "NPROC" in os.environ:
@@ -479,7 +480,7 @@ def _choose_threads(run: "RunConfig") -> None:
     rows = run.num_envs * run.num_steps / run.agent.num_minibatches
     if rows > FEW_ROWS or rows * max(run.agent.hidden_sizes, default=0) > SMALL_MINIBATCH:
         return
-    with contextlib.chdir("."):  # An environment may move the working folder, which is where the run's paths start.
+    with folder_kept():  # The run's paths start there.
         one = make_envs(run.env, 1, run.seed, wrapper=run.wrapper)  # The last layer may be the widest.
         one.close()
     if rows * num_outputs(one.action_space) <= SMALL_MINIBATCH:

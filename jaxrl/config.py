@@ -239,7 +239,8 @@ def _converted(value: Any, kind: Any) -> Any:
         for each in get_args(kind):
             with contextlib.suppress(TypeError):
                 return _converted(value, each)
-    elif get_origin(kind) is tuple and isinstance(value, list | tuple | np.ndarray):
+    elif get_origin(kind) is tuple and (isinstance(value, list | tuple | np.ndarray | str) or callable(value)):
+        value = [value] if isinstance(value, str) or callable(value) else value  # One wrapper, or one sweep.
         return tuple(_converted(each, get_args(kind)[0]) for each in value)
     elif kind in (int, float, bool, str):
         return _converted_scalar(value, kind)

@@ -1,13 +1,16 @@
 """Whether JAX can be used in this process: its platform must be there, and it does not outlive a fork."""
 
 import os
+import sys
 
 import jax
 import numpy as np
 
 from jaxrl.errors import BadInput
+from jaxrl.output import say
 
 SWITCHES = "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE", "CUDA_VISIBLE_DEVICES"
+_is_told = False
 _used_by: int | None = None  # The process that used JAX first, as a forked one inherits it.
 
 
@@ -17,11 +20,22 @@ def check_process() -> None:
     global _used_by  # noqa: PLW0603
     if _used_by is None:
         _used_by = os.getpid()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=_warn_of_fork)
     elif _used_by != os.getpid():
         raise BadInput(
             "this process was forked after JAX was used, and JAX hangs in it: it must be started by "
             "multiprocessing.get_context('spawn')"
         )
+
+
+def _warn_of_fork() -> None:
+    """Says so once, before the fork: in the new process, a kernel that is compiled already hangs without a word."""
+    global _is_told  # noqa: PLW0603
+    if not _is_told:
+        _is_told = True
+        remedy = "start it by multiprocessing.get_context('spawn')"
+        say(f"jaxrl: a process is forked after JAX was used, and JAX hangs in such a one: {remedy}", sys.stderr)
 
 
 def check_device() -> None:

@@ -100,11 +100,11 @@ class Envs:
         self.marks_valid = self._goes_on or mode is AutoresetMode.NEXT_STEP
         if self._workers is not None and not isinstance(self._workers, Workers):
             watched(vector_env, self._workers, timeout)
-        keeps_infos = base is not vector_env  # What is around it may read them.
+        # A wrapper around it may read infos, and so may a subclass of the user's.
+        keeps_infos = base is not vector_env or type(base) not in (Serial, SyncVectorEnv)
         if isinstance(base, SyncVectorEnv):
-            base.envs = [
-                env if isinstance(env, Guard) else Guard(env, i, keeps_infos) for i, env in enumerate(base.envs)
-            ]
+            inner = [env.env if isinstance(env, Guard) else env for env in base.envs]
+            base.envs = [Guard(env, i, keeps_infos) for i, env in enumerate(inner)]
         self.num_envs: int = vector_env.num_envs
         self.observation_space = vector_env.single_observation_space
         self.action_space = vector_env.single_action_space
@@ -117,7 +117,9 @@ class Envs:
         self._whole = np.issubdtype(self.action_space.dtype, np.integer)
         self._action_shape = (self.num_envs, *(self.action_space.shape or ()))
         size = math.prod(self._action_shape[1:])
-        self._action_shapes = {self._action_shape, (self.num_envs, size), *([(self.num_envs,)] if size == 1 else [])}
+        self._action_shapes = {self._action_shape, (self.num_envs, size)}
+        self._action_shapes |= {(self.num_envs,)} if size == 1 else set()
+        self._action_shapes |= {self._action_shape[1:]} if self.num_envs == 1 else set()
         self._hold(base)
         try:
             _check_memory(self.num_envs, width(self._layout))
@@ -276,7 +278,7 @@ class Envs:
         if not _finite(self.obs):
             self._check_starts(steps)
         self._ended = ended
-        return Transition(obs, action, to_float32(reward), next_obs, terminated, truncated, valid)
+        return Transition(obs, action, _narrowed(reward), next_obs, terminated, truncated, valid)
 
     def state(self) -> dict[str, Any] | None:
         """All that the environments and this adapter need to continue from here, JSON-able; None where it cannot be
@@ -334,16 +336,22 @@ class Envs:
             tell(f"an environment raised {raised(error)} while it was closed")
 
     def _hold(self, base: VectorEnv) -> None:
-        """Notes that `base` and the environments in it step here. Those that step elsewhere already are refused."""
+        """Notes that the environments in `base` step here. One that a function has given twice is refused: in the same
+        adapter, or while another one steps it. A vector environment of the user's goes over to its latest adapter."""
         held: dict[int, Any] = {}
-        for each in (base, *(env.unwrapped for env in (base.envs if isinstance(base, SyncVectorEnv) else ()))):
-            if id(each) in held or id(each) in _holders:
+        for each in (env.unwrapped for env in (base.envs if isinstance(base, SyncVectorEnv) else ())):
+            if id(each) in held or (isinstance(base, Serial) and id(each) in _holders):
                 raise BadInput(
                     f"one and the same {type(each).__name__} is given twice: a function must build a new environment "
                     "at each call, as env=lambda: gymnasium.make(...) does, and env and eval_env must be two"
                 )
             held[id(each)] = self
+        self._bases = {id(base), *held}
         _holders.update(held)
+
+    def shares_with(self, other: "Envs") -> bool:
+        """Whether one and the same environment steps in both."""
+        return bool(self._bases & other._bases)
 
     def _refused(self, error: ValueError) -> EnvironmentLost:
         """Names the vector environment whose answer `error` refuses."""
@@ -426,7 +434,8 @@ class Envs:
                 fits &= action == np.floor(action)
             if np.count_nonzero(fits) < fits.size:
                 action = self._refuse_or_replace(action, fits)
-        return np.array(action, self.action_space.dtype)  # A copy: an environment may write over its action.
+        # A copy, unless the clip has made one: an environment may write over its action.
+        return action.astype(self.action_space.dtype, copy=not self._clips)
 
     def _refuse_or_replace(self, action: np.ndarray, fits: np.ndarray) -> np.ndarray:
         """Refuses numbers that do not fit; what is not finite becomes a number that does."""
@@ -663,6 +672,14 @@ def _finite(field: np.ndarray) -> bool:
     return bool(np.vdot(field, field) < SMALL)
 
 
+def _narrowed(reward: np.ndarray) -> np.ndarray:
+    """Rewards, which float32 can hold, in float32."""
+    try:
+        return reward.astype(np.float32)
+    except FloatingPointError:  # One underflows, where `np.seterr` says to raise. To ask for that costs more than this.
+        return to_float32(reward)
+
+
 def _not_finite(what: str, field: np.ndarray) -> dict[int, str]:
     """The closer look: `what`, for each row that holds something which is not finite."""
     finite = np.isfinite(to_float32(field))
@@ -685,12 +702,12 @@ def _row(batch: Any, index: int) -> Any:
         raise ValueError("gave a final_obs without a row for each environment") from None
 
 
-def _bounds(space: spaces.Space) -> tuple[np.ndarray, np.ndarray] | None:
+def _bounds(space: spaces.Space) -> tuple[Any, Any] | None:
     """The smallest and the largest number of each component of an action; None for spaces that are not supported."""
     if isinstance(space, spaces.Box):
         return space.low, space.high
     if isinstance(space, spaces.Discrete):
-        return np.array(space.start), np.array(space.start + space.n - 1)
+        return int(space.start), int(space.start + space.n - 1)
     if isinstance(space, spaces.MultiDiscrete):
         return space.start, space.start + (space.nvec - 1)
-    return (np.array(0), np.array(1)) if isinstance(space, spaces.MultiBinary) else None
+    return (0, 1) if isinstance(space, spaces.MultiBinary) else None

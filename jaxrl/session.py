@@ -613,6 +613,8 @@ def _eval_envs(run: RunConfig, training: Envs) -> Envs | None:
     if describe(layout(seen)) != describe(layout(wanted[0])) or done != wanted[1]:
         envs.close()
         raise BadInput(f"eval_env has the spaces {seen} and {done}: they must be those of env")
+    if envs.shares_with(training):
+        raise BadInput("env and eval_env step one and the same environment: evaluation needs one of its own")
     return envs
 
 

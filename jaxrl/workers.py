@@ -105,6 +105,20 @@ class Workers(AsyncVectorEnv):
             self._blocked = None
 
 
+@contextlib.contextmanager
+def folder_kept() -> Iterator[None]:
+    """Around code of the user's that may move the working folder: brings it back, unless it was removed before."""
+    try:
+        here = os.getcwd()  # noqa: PTH109
+    except OSError:
+        here = None
+    try:
+        yield
+    finally:
+        if here is not None:
+            os.chdir(here)
+
+
 class _Impatient:
     """The queue of a worker's exceptions, on which Gymnasium waits for ever: one that cannot be pickled never comes."""
 
@@ -243,7 +257,7 @@ def _in_worker(make: Callable[[], gym.Env], note: Path, spaces: tuple[gym.Space,
     """
     parent = multiprocessing.parent_process()
     if parent is None:  # Gymnasium makes one at home first, to see its spaces; it is not to move the working folder.
-        with contextlib.chdir("."):
+        with folder_kept():
             return make() if spaces is None else _Known(*spaces)
     for kind in STOPS:
         signal.signal(kind, signal.SIG_IGN)

@@ -1,5 +1,6 @@
 """What users' environments do, and what is done to them: taken where it is plain, else refused in one line."""
 
+import dataclasses
 import fractions
 import functools
 import os
@@ -193,34 +194,63 @@ def one_for_training_and_evaluation(env):
     first.close()
 
 
-def one_vector_environment_twice(env):
-    vector_env = SyncVectorEnv([lambda: env])
-    first = make_envs(vector_env, 1, 0)
-    make_envs(VectorWrapper(vector_env), 1, 0)
-    first.close()
-
-
-def one_in_two_vector_environments(env):
-    first = make_envs(SyncVectorEnv([lambda: env]), 1, 0)
-    make_envs(SyncVectorEnv([lambda: env]), 1, 0)
-    first.close()
-
-
-def one_native_vector_environment_twice(env):
-    vector_env = PlainVector()
-    first = make_envs(vector_env, 2, 0)
-    make_envs(vector_env, 2, 0)
-    first.close()
-
-
 @pytest.mark.parametrize(
     "uses",
-    [one_in_two_slots, one_under_two_wrappers, one_for_training_and_evaluation, one_vector_environment_twice,
-     one_in_two_vector_environments, one_native_vector_environment_twice],
-)  # fmt: skip
+    [one_in_two_slots, one_under_two_wrappers, one_for_training_and_evaluation],
+)
 def test_one_environment_is_not_stepped_twice_at_once(uses):
     with in_one_line(BadInput, "given twice", "new environment at each call"):
         uses(Plain())
+
+
+@pytest.mark.parametrize("make", [lambda: SyncVectorEnv([Plain, Plain]), PlainVector], ids=["sync", "native"])
+def test_a_vector_environment_goes_over_to_its_latest_adapter(make):
+    vector_env = make()
+    first = make_envs(vector_env, 2, 0)
+    second = make_envs(vector_env, 2, 1)
+    assert second.step(np.zeros(2, int)).obs.shape[0] == 2
+    del first
+    make_envs(VectorWrapper(vector_env), 2, 2).step(np.zeros(2, int))
+
+
+def shared_in_two_vector_environments():
+    env = Plain()
+    return SyncVectorEnv([lambda: env]), SyncVectorEnv([lambda: env])
+
+
+def one_vector_environment_and_a_wrapper_of_it():
+    vector_env = SyncVectorEnv([Plain])
+    return vector_env, VectorWrapper(vector_env)
+
+
+@pytest.mark.parametrize("make", [shared_in_two_vector_environments, one_vector_environment_and_a_wrapper_of_it])
+def test_training_and_evaluation_do_not_share_an_environment(make, tmp_path):
+    env, eval_env = make()
+    run = RunConfig(env=env, eval_env=eval_env, num_envs=1, num_steps=8, total_steps=8, run_dir=str(tmp_path / "run"))
+    run = dataclasses.replace(run, agent=PPOConfig(num_minibatches=2), eval_episodes=1)
+    with in_one_line(BadInput, "env and eval_env step one and the same environment: evaluation needs one of its own"):
+        train(run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_subclass_reads_its_infos():
+    class Costly(SyncVectorEnv):
+        def step(self, actions):
+            answer = super().step(actions)
+            self.cost = answer[-1]["cost"]
+            return answer
+
+    class Costs(Plain):
+        def step(self, action):
+            return *super().step(action)[:4], {"cost": 2.0}
+
+    vector_env = Costly([Costs, Costs])
+    make_envs(vector_env, 2, 0).step(np.zeros(2, int))
+    assert vector_env.cost.tolist() == [2.0, 2.0]
+
+
+def test_one_environment_takes_one_action():
+    assert make_envs(Plain, 1, 0).step(np.int64(1)).reward.shape == (1,)
 
 
 def closed(env):

@@ -102,7 +102,7 @@ def bits(tree):
 
 T, N, S, A = 4, 2, 3, 2
 OBS = spaces.Box(-1.0, 1.0, (S,))
-SPACES = {"Discrete": spaces.Discrete(3, start=2), "Box": spaces.Box(-2.0, 3.0, (A,))}
+BOX = spaces.Box(-2.0, 3.0, (A,))
 PPO = PPOConfig(hidden_sizes=(4,), num_epochs=1, num_minibatches=2)
 # Everything that an update can do, in one config.
 FULL = PPO.replace(
@@ -135,11 +135,8 @@ def given():
     """What the kernels take, on the device before any switch is set."""
     things = {"key": jax.random.key(1), "gamma": np.float32(0.9), "x": numbers(3, T, N), "y": numbers(4, T, N)}
     things |= {"weight": np.ones((T, N), np.float32), "flags": numbers(5, T, N) > 1, "whole": np.arange(T)}
-    actions = {"Discrete": np.full((T, N), 3), "Box": numbers(6, T, N, A)}
-    for kind, space in SPACES.items():
-        things[f"ppo {kind}"] = ppo_init(things["key"], FULL, OBS, space)
-        things[f"rollout {kind}"] = transitions(actions[kind], T, N)
-    things["ddpg"] = ddpg_init(things["key"], DDPG, OBS, SPACES["Box"])
+    things |= {"ppo": ppo_init(things["key"], FULL, OBS, BOX), "ddpg": ddpg_init(things["key"], DDPG, OBS, BOX)}
+    things["rollout"] = transitions(numbers(6, T, N, A), T, N)
     batch = transitions(numbers(7, T, A), T)
     things |= {"batch": batch, "obs": batch.obs, "replay": replay_add(replay_init(8, S, A), batch)}
     return jax.device_put(things | POLICIES)
@@ -163,11 +160,8 @@ KERNELS = {
     "standardize": lambda g: standardize(g["x"], g["weight"]),
     "explained_variance": lambda g: explained_variance(g["x"], g["y"]),
     **{f"distribution over {kind}": distribution(kind) for kind in POLICIES},
-    **{f"ppo_act, {kind}": lambda g, kind=kind: ppo_act(g[f"ppo {kind}"], g["obs"]) for kind in SPACES},
-    **{
-        f"ppo_update, {kind}": lambda g, kind=kind: ppo_update(g[f"ppo {kind}"], g[f"rollout {kind}"])
-        for kind in SPACES
-    },
+    "ppo_act": lambda g: ppo_act(g["ppo"], g["obs"]),
+    "ppo_update": lambda g: ppo_update(g["ppo"], g["rollout"]),
     "ddpg_act": lambda g: ddpg_act(g["ddpg"], g["obs"]),
     "ddpg_update": lambda g: ddpg_update(g["ddpg"], g["batch"]),
     "replay_add": lambda g: replay_add(g["replay"], g["batch"]),
@@ -175,10 +169,10 @@ KERNELS = {
 }
 # These are called as they are, or not at all.
 EAGER_KERNELS = {
-    "ppo_init": lambda g: [ppo_init(g["key"], FULL, OBS, space) for space in SPACES.values()],
-    "ddpg_init": lambda g: ddpg_init(g["key"], DDPG, OBS, SPACES["Box"]),
+    "ppo_init": lambda g: ppo_init(g["key"], FULL, OBS, BOX),
+    "ddpg_init": lambda g: ddpg_init(g["key"], DDPG, OBS, BOX),
     "replay_init": lambda g: replay_init(8, S, A),
-    "replace_config": lambda g: (g["ppo Box"].replace_config(gamma=0.5, kl_coef=2.0), g["ddpg"].replace_config(tau=1)),
+    "replace_config": lambda g: (g["ppo"].replace_config(gamma=0.5, kl_coef=2.0), g["ddpg"].replace_config(tau=1)),
     "stream_key": lambda g: stream_key(3, 0),
     "policy.sample": lambda g: [g[kind][0].sample(np.random.default_rng(0)) for kind in POLICIES],
     "policy.to_env": lambda g: [g[kind][0].to_env(g[kind][1]) for kind in POLICIES],
@@ -205,7 +199,17 @@ def test_a_kernel_makes_no_transfers_and_promotions_of_its_own(given, without, n
     with switched(STRICT):
         eager = kernel(given)
         jax.jit(kernel).lower(given)
-    assert bits(eager) == without(name, kernel)
+    with switched(DEBUG["debug_nans and debug_infs"]):
+        debugged = kernel(given)
+    assert bits(eager) == bits(debugged) == without(name, kernel)
+
+
+@pytest.mark.parametrize("name", ["gae", "clipped_surrogate", "standardize", "replay_add", "replay_sample", "ddpg_act"])
+def test_a_kernel_passes_in_float64_under_all_three(given, name):
+    with switched(STRICT | {"jax_enable_x64": True}):
+        found = KERNELS[name](given)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(KERNELS[name](given)), strict=True):
+        assert one.shape == other.shape
 
 
 @pytest.mark.parametrize("name", EAGER_KERNELS)
@@ -224,7 +228,7 @@ def test_the_switches_are_on(given):
     with only("jax_transfer_guard"), pytest.raises(Exception, match="Disallowed host-to-device"):
         given["x"] + 1
     with only("jax_transfer_guard"), pytest.raises(Exception, match="Disallowed host-to-device"):
-        ppo_act(given["ppo Box"], np.zeros((4, S), np.float32))  # The caller's own transfer is not covered up.
+        ppo_act(given["ppo"], np.zeros((4, S), np.float32))  # The caller's own transfer is not covered up.
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64, bool])
@@ -273,14 +277,14 @@ def multi_discrete():
 
 
 def box():
-    return Tiny(SPACES["Box"])
+    return Tiny(BOX)
 
 
 class Extreme(Tiny):
     """Numbers whose products float32 rounds to zero, and such as it can just hold."""
 
-    def __init__(self):
-        super().__init__(spaces.Box(-2.0, 2.0, (A,)), np.float64)
+    def __init__(self, action_space):
+        super().__init__(action_space, np.float64)
 
     def _observation(self):
         return super()._observation() * (1e-200, 1e30, 1e-40)
@@ -359,7 +363,7 @@ def test_a_run_starts_from_anothers_networks_under_all_three(tmp_path, alone, na
 
 @pytest.mark.parametrize(
     ("name", "stacks"),
-    [("ppo", [2]), ("ddpg", [2]), ("ddpg", [1, 1])],
+    [*(pytest.param(name, [2], marks=pytest.mark.slow) for name in ("ppo", "ddpg")), ("ddpg", [1, 1])],
     ids=["ppo in one stack", "ddpg in one stack", "ddpg one by one"],
 )
 def test_several_seeds_run_under_all_three(tmp_path, monkeypatch, alone, name, stacks):
@@ -372,10 +376,8 @@ def test_several_seeds_run_under_all_three(tmp_path, monkeypatch, alone, name, s
         assert bits((results[0].state, results[0].normalizer)) == alone[name].states[64]
 
 
-# Without jit each operation is compiled by itself, and looking for leaks takes as long.
-@pytest.mark.parametrize(
-    "switch", [name if "nans" in name else pytest.param(name, marks=pytest.mark.slow) for name in DEBUG]
-)
+@pytest.mark.slow  # Each compiles much by itself.
+@pytest.mark.parametrize("switch", DEBUG)
 @pytest.mark.parametrize("name", ["ppo", "ddpg"])
 def test_a_run_passes_under_jax_s_debugging_modes(tmp_path, alone, name, switch):
     with switched(DEBUG[switch]):
@@ -385,6 +387,7 @@ def test_a_run_passes_under_jax_s_debugging_modes(tmp_path, alone, name, switch)
         assert (found.states, found.evaluations) == (alone[name].states, alone[name].evaluations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppo", "ddpg"])
 def test_a_run_passes_in_float64_under_all_three(tmp_path, name):
     with switched(STRICT | {"jax_enable_x64": True}):
@@ -393,6 +396,7 @@ def test_a_run_passes_in_float64_under_all_three(tmp_path, name):
     assert {leaf.dtype for leaf in jax.tree.leaves(result.state.actor.params)} == {np.dtype(np.float64)}
 
 
+@pytest.mark.slow
 def test_the_command_hears_the_switches_from_the_environment(tmp_path):
     flags = ["--algo", "ppo", "--env", "CartPole-v1", "--total-steps", "64", "--num-envs", "2", "--num-steps", "16"]
     flags += ["--num-minibatches", "2", "--hidden-sizes", "4", "--eval-episodes", "1"]
@@ -417,7 +421,10 @@ def test_a_run_passes_where_numpy_raises_and_warnings_are_errors(tmp_path, alone
 
 @pytest.mark.parametrize("name", ["ppo", "ddpg"])
 def test_numbers_at_the_ends_of_float32_end_no_run(tmp_path, name):
-    run = dataclasses.replace(RUNS[name], env=Extreme, run_dir=str(tmp_path / "strict"))
+    def env():
+        return Extreme(RUNS[name].env().action_space)
+
+    run = dataclasses.replace(RUNS[name], env=env, run_dir=str(tmp_path / "strict"))
     with strict_numpy():
         found = watched(run)
     with np.errstate(all="ignore"):
@@ -487,7 +494,7 @@ ARITHMETIC = {
         MultiCategorical(np.array([[[3e38, -np.inf], [0, 1e-45]]], np.float32), (0, 1))
     ),
     "a small learning rate": lambda: ppo_init(
-        jax.random.key(0), FULL.replace(actor_learning_rate=1e-50), OBS, SPACES["Box"]
+        jax.random.key(0), FULL.replace(actor_learning_rate=1e-50), OBS, BOX
     ),
 }  # fmt: skip
 
