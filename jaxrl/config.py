@@ -108,7 +108,7 @@ class RunConfig:
         num_envs, eval_every = (1, 5_000) if isinstance(self.agent, DDPGConfig) else (8, 50_000)
         if self.num_envs is None:
             object.__setattr__(self, "num_envs", num_envs)
-        if self.eval_every == BY_ALGORITHM:
+        if isinstance(self.eval_every, str) and self.eval_every == BY_ALGORITHM:
             object.__setattr__(self, "eval_every", eval_every)
 
     @property

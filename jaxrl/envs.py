@@ -572,7 +572,8 @@ def make_envs(
     except (Exception, SystemExit) as error:  # Whatever the constructors of environments and wrappers do.
         raise_if_asked_to_stop(error)
         name = env if isinstance(env, str) else getattr(env, "__name__", "")
-        raise BadInput(f"environment {name} cannot be built: {raised(error)}") from error
+        kind = EnvironmentLost if isinstance(error, SystemExit) else BadInput
+        raise kind(f"environment {name} cannot be built: {raised(error)}") from error
     try:
         return Envs(vector_env, seed, on_fault, timeout)
     except BaseException:  # Spaces that are not supported, say: its processes must not stay.

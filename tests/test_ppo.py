@@ -505,9 +505,9 @@ def test_configs_that_cannot_work_are_refused(changes, words):
 @pytest.mark.parametrize(
     "observations, actions, words",
     [
-        (spaces.Tuple([OBSERVATIONS]), DISCRETE, "Tuple"),
+        (spaces.Tuple([]), DISCRETE, "Tuple"),
         (spaces.Box(0, 255, (64, 64, 3), np.uint8), DISCRETE, "pixels"),
-        (spaces.Discrete(4), DISCRETE, "Discrete"),
+        (spaces.Text(4), DISCRETE, "Text"),
         (OBSERVATIONS, spaces.Box(-np.inf, 1, (2,)), "unbounded"),
         (OBSERVATIONS, spaces.Box(0, 5, (2,), np.int32), "int32"),
         (OBSERVATIONS, spaces.Tuple([DISCRETE]), "Tuple"),
