@@ -33,7 +33,7 @@ from jaxrl.checks import (
     strong,
     with_numbers,
 )
-from jaxrl.device import check_process
+from jaxrl.device import check_process, compiled
 from jaxrl.errors import BadInput
 from jaxrl.flatten import layout, width
 from jaxrl.losses import weighted_mean
@@ -129,10 +129,9 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
     return _fresh_state(key, strong(config), low, high, width(layout(observation_space)))
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def ddpg_act(state: DDPGState, obs: Array) -> Array:
     """The deterministic policy at `obs`, `(N, S)`: actions `(N, A)` in the environment's units, within its bounds."""
-    check_process()
     check_kind("state", state, DDPGState)
     check_width("obs", obs, _obs_dim(state))
     module = state.actor.apply_fn.__self__  # type: ignore[attr-defined]
@@ -141,7 +140,7 @@ def ddpg_act(state: DDPGState, obs: Array) -> Array:
     return jnp.clip(action, *bounds.reshape((2,) + (1,) * (action.ndim - 1) + (-1,)))
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[str, Array]]:
     """One DDPG update: target, critic step, actor step through the new critic, both targets by Polyak averaging.
 
@@ -169,7 +168,6 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
 
     Source: Lillicrap et al. 2016 (arXiv 1509.02971), algorithm 1, and section 7 for the decay.
     """
-    check_process()
     check_kind("state", state, DDPGState)
     config = state.config
     actor, critic = state.actor, state.critic

@@ -1,7 +1,11 @@
-"""Whether JAX can be used in this process: its platform must be there, and it does not outlive a fork."""
+"""How functions of ours use JAX: as programs of their own, in a process where it can be used. Its platform must be
+there, and it does not outlive a fork."""
 
+import functools
 import os
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -10,8 +14,26 @@ from jaxrl.errors import BadInput
 from jaxrl.output import say
 
 SWITCHES = "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE", "CUDA_VISIBLE_DEVICES"
+Function = TypeVar("Function", bound=Callable[..., object])
+
 _is_told = False
 _used_by: int | None = None  # The process that used JAX first, as a forked one inherits it.
+
+
+def compiled(function: Function) -> Function:
+    """`function` as a program of its own where it is called eagerly, so that its constants are no transfers to the
+    device. Inside another program it is as if it was written there.
+
+    It stays a plain function, which can be pickled by its name.
+    """
+    program = jax.jit(function, inline=True)
+
+    @functools.wraps(function)
+    def call(*arguments: object, **options: object) -> object:
+        check_process()
+        return program(*arguments, **options)
+
+    return call  # type: ignore[return-value]
 
 
 def check_process() -> None:

@@ -4,16 +4,15 @@ Each is a program of its own where it is called eagerly, so that its constants a
 another program it is as if it was written there.
 """
 
-import functools
-
 import chex
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxrl.device import compiled
 
-@functools.partial(jax.jit, inline=True)
+
+@compiled
 def clipped_surrogate(log_prob: Array, old_log_prob: Array, advantage: Array, clip_eps: ArrayLike | None) -> Array:
     """PPO's pessimistic surrogate objective, per sample, to be maximised.
 
@@ -41,7 +40,7 @@ def clipped_surrogate(log_prob: Array, old_log_prob: Array, advantage: Array, cl
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip_eps, 1 + clip_eps) * advantage)
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def clipped_value_loss(value: Array, old_value: Array, returns: Array, value_clip_eps: ArrayLike | None) -> Array:
     """Half the squared error of a value, per sample, to be minimised; pessimistic where the value moved far.
 
@@ -69,7 +68,7 @@ def clipped_value_loss(value: Array, old_value: Array, returns: Array, value_cli
     return 0.5 * error
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def adapt_kl_coef(kl_coef: Array, kl: Array, kl_target: ArrayLike) -> Array:
     """The KL penalty's coefficient for the next update.
 
@@ -88,7 +87,7 @@ def adapt_kl_coef(kl_coef: Array, kl: Array, kl_target: ArrayLike) -> Array:
     return kl_coef * jnp.where(kl < kl_target / 1.5, 0.5, jnp.where(kl > kl_target * 1.5, 2.0, 1.0))
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def weighted_mean(x: Array, weight: Array) -> Array:
     """`sum(w * x) / sum(w)` over all axes; 0 where every weight is 0. `weight` is shaped like `x`."""
     chex.assert_shape(weight, jnp.shape(x), custom_message="weight must be shaped like x")
@@ -96,14 +95,14 @@ def weighted_mean(x: Array, weight: Array) -> Array:
     return (weight * x).sum() / jnp.where(total > 0, total, 1)
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def standardize(x: Array, weight: Array) -> Array:
     """`(x - mean) / (std + 1e-8)` with the weighted mean and the weighted population standard deviation."""
     centred = x - weighted_mean(x, weight)
     return centred / (jnp.sqrt(weighted_mean(jnp.square(centred), weight)) + 1e-8)
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def explained_variance(value: Array, returns: Array, weight: Array | None = None) -> Array:
     """Share of the returns' variance that the values explain: 1 is perfect, 0 no better than a constant.
 

@@ -35,7 +35,7 @@ from jaxrl.checks import (
     strong,
     with_numbers,
 )
-from jaxrl.device import check_process
+from jaxrl.device import check_process, compiled
 from jaxrl.distributions import Distribution, kl_divergence
 from jaxrl.errors import BadInput
 from jaxrl.flatten import layout, width
@@ -259,16 +259,15 @@ def num_outputs(space: spaces.Space) -> int:
     return math.prod(space.shape or ()) * (2 if isinstance(space, spaces.MultiBinary) else 1)
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def ppo_act(state: PPOState, obs: Array) -> Distribution:
     """The policy at `obs`, `(..., S)`: a distribution over actions. It does not normalise observations."""
-    check_process()
     check_kind("state", state, PPOState)
     check_width("obs", obs, _width(state))
     return state.actor.apply_fn(state.actor.params, obs)
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str, Array]]:
     """One PPO update: `num_epochs` passes of `num_minibatches` steps over a rollout, then the KL coefficient's rule.
 
@@ -318,7 +317,6 @@ def improve_policy(state: PPOState, rollout: Transition) -> tuple[PPOState, Less
     Returns:
       The state with its new actor and KL coefficient, and what the critic has to learn.
     """
-    check_process()
     check_kind("state", state, PPOState)
     config = state.config
     rollout, weight = weigh(rollout, "rollout", "TN", state.kl_coef.dtype)

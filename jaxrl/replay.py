@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 from jax import Array
 
-from jaxrl.device import check_process
+from jaxrl.device import check_process, compiled
 from jaxrl.errors import BadInput
 from jaxrl.memory import free_bytes
 from jaxrl.transition import Transition
@@ -60,7 +60,7 @@ def replay_init(capacity: int, obs_dim: int, action_dim: int) -> Replay:
     return _empty(capacity, obs_dim, action_dim)
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def replay_add(replay: Replay, transition: Transition) -> Replay:
     """The buffer with N more transitions, in their order; those that are not valid are left out.
 

@@ -5,16 +5,16 @@ Each is a program of its own where it is called eagerly, so that its constants a
 another program it is as if it was written there.
 """
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxrl.device import compiled
 
-@functools.partial(jax.jit, inline=True)
+
+@compiled
 def td_target(reward: Array, next_value: Array, terminated: Array, gamma: ArrayLike) -> Array:
     """The one-step return that a value regresses on.
 
@@ -39,7 +39,7 @@ def td_target(reward: Array, next_value: Array, terminated: Array, gamma: ArrayL
     return reward + gamma * jnp.where(jnp.asarray(terminated, bool), 0.0, next_value)
 
 
-@functools.partial(jax.jit, inline=True)
+@compiled
 def gae(
     reward: Array,
     value: Array,

@@ -501,4 +501,4 @@ def test_a_policy_that_learned_under_statistics_says_so_when_it_is_evaluated(tmp
     run = dataclasses.replace(RUN, env="UsersTen-v0", wrapper=(name,), stop_return=ENDS_AT_ONCE)
     train(dataclasses.replace(run, run_dir=str(tmp_path / "a")))
     assert evaluate_command([str(tmp_path / "a"), "--wrapper", name, "--episodes", "1"]) == 0
-    assert "has NormalizeObservation inside, which begins here with new statistics" in capsys.readouterr().out
+    assert "has NormalizeObservation inside: it begins with new statistics" in capsys.readouterr().out

@@ -300,7 +300,7 @@ OTHERS = {
     "a rollout for a batch": (lambda: ddpg_update(ddpg_state, rollout("Box")), r"batch.reward has .*\(4, 4\).*\(B\)"),
     "no rollout": (lambda: ppo_update(states["Box"], rollout("Box")._asdict()), "rollout is a dict: .*a Transition"),
     "no reward": (lambda: ddpg_update(ddpg_state, batch()._replace(reward=None)), "batch.reward is None"),
-    "other observations": (lambda: ppo_act(states["Box"], np.zeros((5, 4))), r"obs has .*\(5, 4\).* 3 numbers$"),
+    "other observations": (lambda: ppo_act(states["Box"], np.zeros((5, 4))), r"obs has .*\(5, 4\).* 3 numbers"),
     "one for all": (lambda: ddpg_act(ddpg_state, np.zeros((3, 1))), "3 is 3 x 1: .* single spaces"),
 }
 
