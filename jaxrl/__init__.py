@@ -21,6 +21,16 @@ _HOME = {
     "ddpg_init": "ddpg",
     "ddpg_act": "ddpg",
     "ddpg_update": "ddpg",
+    "TD3Config": "td3",
+    "TD3State": "td3",
+    "td3_init": "td3",
+    "td3_act": "td3",
+    "td3_update": "td3",
+    "SACConfig": "sac",
+    "SACState": "sac",
+    "sac_init": "sac",
+    "sac_act": "sac",
+    "sac_update": "sac",
     "PPOConfig": "ppo",
     "PPOState": "ppo",
     "ppo_init": "ppo",
@@ -51,6 +61,8 @@ if TYPE_CHECKING:
     from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
     from jaxrl.returns import gae, td_target
     from jaxrl.run import train, train_many
+    from jaxrl.sac import SACConfig, SACState, sac_act, sac_init, sac_update
+    from jaxrl.td3 import TD3Config, TD3State, td3_act, td3_init, td3_update
     from jaxrl.transition import Transition
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from gymnasium.vector import VectorEnv
 
 from jaxrl.errors import BadInput
 from jaxrl.memory import NEGLIGIBLE, free_bytes
+from jaxrl.transition import Transition
 
 Config = TypeVar("Config", bound=struct.PyTreeNode)
 
@@ -97,6 +99,14 @@ def several(width: int, found: int = 0) -> str:
     return f"; {width} is {width // found} x {found}: a state must be made with a vector environment's single spaces"
 
 
+def check_batch_widths(batch: Transition, obs_dim: int, action_dim: int) -> None:
+    """Raises AssertionError, naming the field, unless a batch's observations are `(B, obs_dim)` and its actions
+    `(B, action_dim)`."""
+    for name, field, letter, size in (("obs", batch.obs, "S", obs_dim), ("action", batch.action, "A", action_dim)):
+        words = f"batch.{name} must be (B, {letter}) with {letter} = {size}{several(size, *jnp.shape(field)[-1:])}"
+        chex.assert_shape(field, (len(batch.reward), size), custom_message=words)
+
+
 def check_fits(what: str, size: float) -> None:
     """Raises BadInput if `size` bytes, which `what` takes, are more than there is."""
     if size > NEGLIGIBLE and size > (free := free_bytes()):
@@ -139,6 +149,16 @@ def check_box_actions(space: spaces.Box) -> None:
         )
     if not (space.low < space.high).all():
         raise BadInput("action space has a lower bound that is not below its upper bound")
+
+
+def check_continuous(space: spaces.Space, algo: str) -> None:
+    """Accepts what `check_box_actions` does; raises BadInput, naming the algorithm, for anything else."""
+    if not isinstance(space, spaces.Box):
+        kind = type(space).__name__
+        whole = isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
+        also = f"; ppo and ppo_kl take {kind} ones" if whole else ""
+        raise BadInput(f"action space {kind} is not supported by {algo}, which takes Box actions{also}")
+    check_box_actions(space)
 
 
 def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> None:

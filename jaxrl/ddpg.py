@@ -8,20 +8,18 @@ import functools
 import math
 from typing import Any, Self
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import struct
-from flax.training.train_state import TrainState
 from gymnasium import spaces
 from jax import Array
 
 from jaxrl.checks import (
     FRACTION,
     RATE,
-    check_box_actions,
+    check_batch_widths,
+    check_continuous,
     check_hidden_sizes,
     check_key,
     check_kind,
@@ -29,16 +27,14 @@ from jaxrl.checks import (
     check_numbers,
     check_single,
     check_width,
-    several,
     strong,
     with_numbers,
 )
 from jaxrl.device import check_process, compiled
-from jaxrl.errors import BadInput
 from jaxrl.flatten import layout, width
 from jaxrl.losses import weighted_mean
 from jaxrl.networks import ActionValue, DeterministicActor, apply_function, num_parameters
-from jaxrl.optimizer import adam, descend
+from jaxrl.optimizer import TargetTrainState, adam, descend, polyak_update
 from jaxrl.returns import td_target
 from jaxrl.rows import weigh
 from jaxrl.transition import Transition
@@ -78,12 +74,6 @@ class DDPGConfig(struct.PyTreeNode):
     """Coupled L2 on all of the critic's parameters: added to the gradient, before Adam."""
     hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(400, 300))
     """Widths of the ReLU layers, of actor and critic each; the critic takes the action in after the first."""
-
-
-class TargetTrainState(TrainState):
-    """A TrainState with a slowly following copy of its parameters."""
-
-    target_params: Any
 
 
 class DDPGState(struct.PyTreeNode):
@@ -173,7 +163,7 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
     actor, critic = state.actor, state.critic
     dtype = jnp.result_type(config.gamma)
     batch, weight = weigh(batch, "batch", "B", dtype)
-    _check_widths(state, batch)
+    check_batch_widths(batch, _obs_dim(state), len(state.actor.apply_fn.__self__.low))  # type: ignore[attr-defined]
     batch = batch._replace(action=batch.action.astype(dtype))
 
     # Target: the one-step return, its value from both target networks.
@@ -215,7 +205,7 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
         "skipped_updates": (~go & (weight.sum() > 0)).astype(jnp.int32),
     }
     num_updates = state.num_updates + 1
-    return DDPGState(_follow(new_actor, tau), _follow(new_critic, tau), num_updates, config), metrics
+    return DDPGState(polyak_update(new_actor, tau), polyak_update(new_critic, tau), num_updates, config), metrics
 
 
 def _obs_dim(state: DDPGState) -> int:
@@ -223,35 +213,16 @@ def _obs_dim(state: DDPGState) -> int:
     return state.actor.params["params"]["Dense_0"]["kernel"].shape[0]
 
 
-def _check_widths(state: DDPGState, batch: Transition) -> None:
-    obs_dim = _obs_dim(state)
-    action_dim = len(state.actor.apply_fn.__self__.low)  # type: ignore[attr-defined]
-    for name, field, letter, size in (("obs", batch.obs, "S", obs_dim), ("action", batch.action, "A", action_dim)):
-        words = f"batch.{name} must be (B, {letter}) with {letter} = {size}{several(size, *jnp.shape(field)[-1:])}"
-        chex.assert_shape(field, (len(batch.reward), size), custom_message=words)
-
-
-def _follow(learner: TargetTrainState, tau: Array) -> TargetTrainState:
-    target_params = optax.incremental_update(learner.params, learner.target_params, tau)
-    return learner.replace(target_params=target_params)
-
-
 def check_config(config: DDPGConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """Raises BadInput, in one line, if DDPG with this config cannot learn on these spaces as asked."""
     check_kind("config", config, DDPGConfig)
     check_single(observation_space, action_space)
-    observations = width(layout(observation_space))
-    if not isinstance(action_space, spaces.Box):
-        kind = type(action_space).__name__
-        whole = isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
-        also = f"; ppo and ppo_kl take {kind} ones" if whole else ""
-        raise BadInput(f"action space {kind} is not supported by ddpg, which takes Box actions{also}")
+    check_continuous(action_space, "ddpg")
     check_hidden_sizes(config.hidden_sizes, at_least=2)
+    observations, outputs = width(layout(observation_space)), math.prod(action_space.shape or ())
     _, second, *_ = hidden = config.hidden_sizes
-    outputs = math.prod(action_space.shape)
     count = sum(num_parameters(observations, *hidden, last) for last in (outputs, 1)) + outputs * second
     check_network_memory(config, count, COPIES, observations, outputs)
-    check_box_actions(action_space)
     check_numbers(config, RANGES)
 
 
@@ -266,10 +237,7 @@ def _fresh_state(
 
     def learner(settings: tuple[Any, ...], *arguments: Array) -> TargetTrainState:
         module, apply = apply_function(*settings)
-        params = module.init(*arguments)
-        tx = adam(ADAM_EPS, flat=False)
-        fresh = TargetTrainState.create(apply_fn=apply, params=params, target_params=params, tx=tx)
-        return fresh.replace(step=jnp.zeros((), jnp.int32))
+        return TargetTrainState.fresh(apply, module.init(*arguments), adam(ADAM_EPS, flat=False))
 
     return DDPGState(
         actor=learner((DeterministicActor, config.hidden_sizes, low, high, dtype), actor_key, obs),

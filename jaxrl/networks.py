@@ -5,6 +5,7 @@ settings give the very same objects, and with them equal tree structures and one
 """
 
 import copyreg
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from jaxrl.distributions import Categorical, Deterministic, DiagGaussian, MultiC
 
 # Products in float32 are computed in float32: where JAX may choose, a GPU rounds their factors to ten bits (TF32).
 EXACT = jax.lax.Precision.HIGHEST
+LOG_STD_RANGE = -20.0, 2.0  # Of a log-std that a network gives: beyond them its exponential is of no use in float32.
 NARROW = 32  # Outputs of a layer. Wider ones, in the midst of an update, lose as often as they gain by being turned.
 
 
@@ -171,6 +173,47 @@ class ActionValue(nn.Module):
         return _uniform_dense(1, x.shape[-1], self.dtype, f"Dense_{len(self.hidden_sizes)}")(x)[..., 0]
 
 
+class JoinedActionValue(nn.Module):
+    """Observations `(..., S)` and actions `(..., A)` to values `(...)`: ReLU layers, both joined at the input.
+    All weights and biases start from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+
+    hidden_sizes: tuple[int, ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array) -> Array:
+        x = jnp.concatenate([obs, action], axis=-1)
+        for width in self.hidden_sizes:
+            x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype)(x))
+        return _uniform_dense(1, x.shape[-1], self.dtype)(x)[..., 0]
+
+
+class SquashedGaussianActor(nn.Module):
+    """Observations `(..., S)` to a TanhGaussian over `(..., A)`: ReLU layers, mean and log-std both from the state, the
+    log-std kept within LOG_STD_RANGE. All weights and biases start from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+
+    hidden_sizes: tuple[int, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, obs: Array) -> TanhGaussian:
+        x = obs
+        for width in self.hidden_sizes:
+            x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype)(x))
+        return self._policy(jnp, _uniform_dense(2 * len(self.low), x.shape[-1], self.dtype)(x))
+
+    @nn.nowrap
+    def on_host(self, params: Any, obs: np.ndarray) -> TanhGaussian:
+        return self._policy(np, _mlp_on_host(params, obs, lambda x: np.maximum(x, 0)))
+
+    @nn.nowrap
+    def _policy(self, lib: Any, outputs: Any) -> TanhGaussian:
+        mean, log_std = outputs[..., : len(self.low)], outputs[..., len(self.low) :]
+        return TanhGaussian(mean, lib.clip(log_std, *LOG_STD_RANGE), self.low, self.high)
+
+
 class JoiningDense(nn.Module):
     """A linear layer over `[x, action]`, with one kernel.
 
@@ -271,6 +314,21 @@ def apply_function(module_class: type[nn.Module], *settings: Any) -> tuple[nn.Mo
     """
     module = module_class(*settings)
     return module, module.apply
+
+
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    """`apply_fn` for a pair of critics: `(params, obs, action) -> (2, B)`, where `params` holds those of each.
+
+    Attributes:
+      apply_fn: that of one of them.
+    """
+
+    apply_fn: Callable[..., Array]
+
+    def __call__(self, params: Any, obs: Array, action: Array) -> Array:
+        """The values of both."""
+        return jnp.stack([self.apply_fn(each, obs, action) for each in params])
 
 
 def host_policy(apply_fn: Callable[..., Any], params: Any) -> Callable[[np.ndarray], Any]:

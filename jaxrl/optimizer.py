@@ -1,8 +1,9 @@
-"""Adam as every kernel uses it: cached, its rate given at each step, steps that are not finite not taken."""
+"""Learners and how they move: Adam as every kernel uses it, with its rate given at each step, and no step that is not
+finite; and target parameters, which follow slowly."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,33 @@ from jax import Array
 from jax.typing import ArrayLike
 
 Learner = TypeVar("Learner", bound=TrainState)
+
+
+class TargetTrainState(TrainState):
+    """A TrainState with a slowly following copy of its parameters."""
+
+    target_params: Any
+
+    @classmethod
+    def fresh(cls, apply_fn: Callable[..., Any], params: Any, tx: optax.GradientTransformation) -> Self:
+        """A learner that has taken no step; its target is a copy of `params`."""
+        state = cls.create(apply_fn=apply_fn, params=params, target_params=params, tx=tx)
+        return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+def polyak_update(learner: TargetTrainState, tau: ArrayLike) -> TargetTrainState:
+    """The learner with its target moved towards its parameters: `theta' <- (1 - tau) * theta' + tau * theta`.
+
+    Args:
+      learner: parameters and target.
+      tau: how far, in [0, 1].
+
+    Returns:
+      The learner with the new target.
+
+    Source: Lillicrap et al. 2016 (arXiv 1509.02971), algorithm 1.
+    """
+    return learner.replace(target_params=optax.incremental_update(learner.params, learner.target_params, tau))
 
 
 class Adam(optax.GradientTransformationExtraArgs):

@@ -17,7 +17,7 @@ FLOORS = [
     {"device"},
     {"returns", "losses", "distributions"},
     {"networks", "normalize", "optimizer", "rows", "checks", "flatten", "stack", "wrappers", "answers"} | {"report"},
-    {"ddpg", "ppo", "replay", "building"},
+    {"ddpg", "td3", "sac", "ppo", "replay", "building"},
     {"env_state", "registry", "workers", "checkpoint"},
     {"guard", "replay_file"},
     {"pool", "serial"},
@@ -106,6 +106,7 @@ def test_training_imports_neither_scipy_nor_matplotlib():
 
 def test_public_names_are_there():
     names = (
+        "TD3Config TD3State td3_init td3_act td3_update SACConfig SACState sac_init sac_act sac_update "
         "Transition PPOConfig PPOState ppo_init ppo_act ppo_update DDPGConfig DDPGState ddpg_init ddpg_act ddpg_update "
         "Replay replay_init replay_add replay_sample gae td_target clipped_surrogate kl_divergence "
         "adapt_kl_coef RunConfig make_envs train load_policy"
