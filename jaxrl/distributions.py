@@ -269,10 +269,17 @@ class TanhGaussian(DiagGaussian):
     @np.errstate(all="ignore")
     def to_env(self, action: Any) -> Any:
         """The a of this u, `(..., A)`, within the bounds: a JAX array of a JAX array, else a NumPy array."""
-        lib: Any = jnp if isinstance(action, jax.Array) else np
-        action = lib.asarray(action)
+        if isinstance(action, jax.Array):
+            return self._scaled(action)
+        action = np.asarray(action)
         low, high = (_in_line_with(action, bound) for bound in (self.low, self.high))
-        return lib.clip((low + high) / 2 + (high - low) / 2 * lib.tanh(action), low, high)
+        return np.clip((low + high) / 2 + (high - low) / 2 * np.tanh(action), low, high)
+
+    @_compiled
+    def _scaled(self, action: Array) -> Array:
+        """`to_env` of a JAX array; one program, so that the bounds are no transfers to the device."""
+        low, high = (_in_line_with(action, bound) for bound in (self.low, self.high))
+        return jnp.clip((low + high) / 2 + (high - low) / 2 * jnp.tanh(action), low, high)
 
     def _log_slope(self, u: Array) -> Array:
         """`log(da_i / du_i)`, shaped like u."""
