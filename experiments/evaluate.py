@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from jaxrl.cli import evaluate_command
+from jaxrl.cli.main import evaluate_command
 
 if __name__ == "__main__":
     # Python looks for modules beside a script first, where a module of the user's may have the name of one of ours.

@@ -31,9 +31,9 @@ import numpy as np
 from gymnasium.spaces import Box
 from parser import Parser
 
-from jaxrl.cli import current_folder_first
+from jaxrl.cli.main import current_folder_first
 from jaxrl.errors import BadInput
-from jaxrl.evaluate import evaluate, make_eval_envs
+from jaxrl.training.evaluate import evaluate, make_eval_envs
 
 TRAIN = [sys.executable, str(Path(__file__).parent / "train.py")]
 
@@ -110,9 +110,9 @@ def memory(job: str, steps: int) -> None:
 
 def saves() -> None:
     """Prints the share of a run's time that its checkpoints take, at the default interval and without an evaluation."""
-    from jaxrl.cli import parse_run
-    from jaxrl.run import train
-    from jaxrl.session import Session
+    from jaxrl.cli.main import parse_run
+    from jaxrl.training.runner import Session
+    from jaxrl.training.train import train
 
     save, taken = Session.save, []
 

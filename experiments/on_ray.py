@@ -98,7 +98,7 @@ def train(part: Part, lock: Path, gpus: float) -> int:
         os.environ["JAX_PLATFORMS"] = "cpu"  # The node may have one, which is others'.
     elif gpus < 1:
         os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"  # JAX would take three quarters of it.
-    from jaxrl.cli import train_command
+    from jaxrl.cli.main import train_command
 
     if not lock.exists():
         raise Mistake(f"{lock.parent} is not there on node {os.uname().nodename}: give --runs a folder all nodes share")

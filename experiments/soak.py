@@ -25,7 +25,7 @@ from pathlib import Path
 
 from parser import Parser
 
-from jaxrl.checkpoint import load_arrays
+from jaxrl.storage.files import load_arrays
 
 TRAIN = [sys.executable, str(Path(__file__).parent / "train.py")]
 SMALL = "--eval-every 1000 --eval-episodes 2 --log-every 200 --seed 1"
@@ -53,7 +53,7 @@ def counted(call):
         return call(*arguments, **options)
     return instead
 os.fsync, pathlib.Path.replace = counted(os.fsync), counted(pathlib.Path.replace)
-from jaxrl.cli import train_command
+from jaxrl.cli.main import train_command
 sys.exit(train_command())
 """
 

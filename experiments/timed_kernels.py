@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from jaxrl.ddpg import DDPGConfig, DDPGState, ddpg_init, ddpg_update
-from jaxrl.networks import product
-from jaxrl.ppo import PPOConfig, PPOState, ppo_init, ppo_update
-from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
-from jaxrl.transition import Transition
+from jaxrl.algos.ddpg import DDPGConfig, DDPGState, ddpg_init, ddpg_update
+from jaxrl.algos.networks import product
+from jaxrl.algos.ppo import PPOConfig, PPOState, ppo_init, ppo_update
+from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
+from jaxrl.data.transition import Transition
 
 OBS, ACTIONS, BATCH, HIDDEN = 17, 6, 256, (400, 300)  # Of DDPG's update: HalfCheetah's.
 DDPG = "ddpg, batch 256, 400-300, sampling included"

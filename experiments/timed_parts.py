@@ -22,9 +22,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from timed_runs import JOBS, NEVER
 
-from jaxrl.envs import make_envs
+from jaxrl.envs.guard import hear_mujoco
+from jaxrl.envs.vector import make_envs
 from jaxrl.errors import BadInput
-from jaxrl.guard import hear_mujoco
 
 PROFILED = "ppo-CartPole", "ppo-HalfCheetah", "ddpg-HalfCheetah"
 NUM_ENVS = 8
@@ -158,14 +158,15 @@ class _Module:
 
 def _profile_one(name: str) -> dict[str, float]:
     """Microseconds of a step, by part."""
-    from jaxrl import cli
+    from jaxrl.cli import main as cli
 
     cli._prepare_jax()
     import jax
 
-    from jaxrl import off_policy, on_policy, session
-    from jaxrl.envs import Envs
-    from jaxrl.run import train
+    from jaxrl.envs.vector import Envs
+    from jaxrl.training import off_policy, on_policy
+    from jaxrl.training import runner as session
+    from jaxrl.training.train import train
 
     clock = Stopwatch()
 

@@ -93,7 +93,7 @@ def steps_done(part: Part) -> int:
 @functools.cache
 def steps_of(task: str, flags: tuple[str, ...]) -> int:
     """How many steps a run takes in all; 0 where its flags are wrong, which it will say itself."""
-    from jaxrl.cli import parse_run  # Brings JAX, which a mistake need not wait for.
+    from jaxrl.cli.main import parse_run  # Brings JAX, which a mistake need not wait for.
     from jaxrl.errors import BadInput
 
     try:

@@ -10,60 +10,60 @@ _HOME = {
     "BadInput": "errors",
     "EnvironmentFault": "errors",
     "EnvironmentLost": "errors",
-    "Transition": "transition",
-    "gae": "returns",
-    "td_target": "returns",
-    "clipped_surrogate": "losses",
-    "adapt_kl_coef": "losses",
-    "kl_divergence": "distributions",
-    "DDPGConfig": "ddpg",
-    "DDPGState": "ddpg",
-    "ddpg_init": "ddpg",
-    "ddpg_act": "ddpg",
-    "ddpg_update": "ddpg",
-    "TD3Config": "td3",
-    "TD3State": "td3",
-    "td3_init": "td3",
-    "td3_act": "td3",
-    "td3_update": "td3",
-    "SACConfig": "sac",
-    "SACState": "sac",
-    "sac_init": "sac",
-    "sac_act": "sac",
-    "sac_update": "sac",
-    "PPOConfig": "ppo",
-    "PPOState": "ppo",
-    "ppo_init": "ppo",
-    "ppo_act": "ppo",
-    "ppo_update": "ppo",
-    "Replay": "replay",
-    "replay_init": "replay",
-    "replay_add": "replay",
-    "replay_sample": "replay",
-    "make_envs": "envs",
-    "RunConfig": "config",
-    "train": "run",
-    "train_many": "run",
-    "load_policy": "policy",
+    "Transition": "data.transition",
+    "gae": "ops.returns",
+    "td_target": "ops.returns",
+    "clipped_surrogate": "ops.losses",
+    "adapt_kl_coef": "ops.losses",
+    "kl_divergence": "ops.distributions",
+    "DDPGConfig": "algos.ddpg",
+    "DDPGState": "algos.ddpg",
+    "ddpg_init": "algos.ddpg",
+    "ddpg_act": "algos.ddpg",
+    "ddpg_update": "algos.ddpg",
+    "TD3Config": "algos.td3",
+    "TD3State": "algos.td3",
+    "td3_init": "algos.td3",
+    "td3_act": "algos.td3",
+    "td3_update": "algos.td3",
+    "SACConfig": "algos.sac",
+    "SACState": "algos.sac",
+    "sac_init": "algos.sac",
+    "sac_act": "algos.sac",
+    "sac_update": "algos.sac",
+    "PPOConfig": "algos.ppo",
+    "PPOState": "algos.ppo",
+    "ppo_init": "algos.ppo",
+    "ppo_act": "algos.ppo",
+    "ppo_update": "algos.ppo",
+    "Replay": "data.replay",
+    "replay_init": "data.replay",
+    "replay_add": "data.replay",
+    "replay_sample": "data.replay",
+    "make_envs": "envs.vector",
+    "RunConfig": "runs.config",
+    "train": "training.train",
+    "train_many": "training.train",
+    "load_policy": "storage.policy",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from jaxrl.config import RunConfig
-    from jaxrl.ddpg import DDPGConfig, DDPGState, ddpg_act, ddpg_init, ddpg_update
-    from jaxrl.distributions import kl_divergence
-    from jaxrl.envs import make_envs
+    from jaxrl.algos.ddpg import DDPGConfig, DDPGState, ddpg_act, ddpg_init, ddpg_update
+    from jaxrl.algos.ppo import PPOConfig, PPOState, ppo_act, ppo_init, ppo_update
+    from jaxrl.algos.sac import SACConfig, SACState, sac_act, sac_init, sac_update
+    from jaxrl.algos.td3 import TD3Config, TD3State, td3_act, td3_init, td3_update
+    from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
+    from jaxrl.data.transition import Transition
+    from jaxrl.envs.vector import make_envs
     from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
-    from jaxrl.losses import adapt_kl_coef, clipped_surrogate
-    from jaxrl.policy import load_policy
-    from jaxrl.ppo import PPOConfig, PPOState, ppo_act, ppo_init, ppo_update
-    from jaxrl.replay import Replay, replay_add, replay_init, replay_sample
-    from jaxrl.returns import gae, td_target
-    from jaxrl.run import train, train_many
-    from jaxrl.sac import SACConfig, SACState, sac_act, sac_init, sac_update
-    from jaxrl.td3 import TD3Config, TD3State, td3_act, td3_init, td3_update
-    from jaxrl.transition import Transition
+    from jaxrl.ops.distributions import kl_divergence
+    from jaxrl.ops.losses import adapt_kl_coef, clipped_surrogate
+    from jaxrl.ops.returns import gae, td_target
+    from jaxrl.runs.config import RunConfig
+    from jaxrl.storage.policy import load_policy
+    from jaxrl.training.train import train, train_many
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The house: which module may import which, what importing costs, and the names that others rely on."""
+"""The house: which folder may import which, what importing costs, and the names that others rely on."""
 
 import ast
 import subprocess
@@ -10,30 +10,23 @@ import pytest
 import jaxrl
 
 PACKAGE = Path(jaxrl.__file__).parent
+ROOT = PACKAGE.parent
 
-# From the ground up; a module imports only from floors below its own.
-FLOORS = [
-    {"errors", "transition", "memory", "output"},
-    {"device"},
-    {"returns", "losses", "distributions"},
-    {"networks", "normalize", "optimizer", "rows", "checks", "flatten", "stack", "wrappers", "answers"} | {"report"},
-    {"ddpg", "td3", "sac", "ppo", "replay", "building"},
-    {"env_state", "registry", "workers", "checkpoint"},
-    {"guard", "replay_file"},
-    {"pool", "serial"},
-    {"envs"},
-    {"evaluate", "policy", "config", "training", "film"},
-    {"runlog", "savepoints", "study"},
-    {"session"},
-    {"on_policy", "off_policy"},
-    {"run"},
-    {"flags"},
+# A folder imports from folders above its own only, and from itself; of one line, never from each other. The modules
+# that lie in no folder are the first line.
+FOLDERS = [
+    {""},
+    {"ops"},
+    {"data"},
+    {"algos", "envs"},
+    {"storage"},
+    {"loggers"},
+    {"runs"},
+    {"training"},
     {"cli"},
 ]
-OUTSIDE = {  # What a floor may import from outside, beside the standard library; floors not named may import anything.
-    floor: {"jax", "numpy", "chex"} for floor in (0, 1, 2)
-}
-FLOOR_OF = {name: number for number, names in enumerate(FLOORS) for name in names}
+LINE_OF = {name: number for number, names in enumerate(FOLDERS) for name in names}
+FROM_OUTSIDE = {"ops": {"jax", "numpy", "chex"}}  # Beside the standard library; other folders may import anything.
 
 
 def imports(path: Path) -> set[str]:
@@ -48,32 +41,62 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def faults(name: str, imported: set[str]) -> list[str]:
-    """What is wrong with the imports of the module `name`."""
-    floor, wrong = FLOOR_OF[name], []
+def folder_of(module: str) -> str:
+    """The folder that a dotted name under `jaxrl` lies in, "" where it is in none."""
+    _, *inner = module.split(".")
+    return inner[0] if inner and (PACKAGE / inner[0]).is_dir() else ""
+
+
+def faults(module: str, imported: set[str]) -> list[str]:
+    """The imports of `module` that the rule forbids."""
+    folder, wrong = folder_of(module), []
     for each in imported:
-        top, *inner = each.split(".")
+        top = each.split(".")[0]
         if top == "jaxrl":
-            if not inner or inner[0] not in FLOOR_OF or FLOOR_OF[inner[0]] >= floor:
-                wrong.append(f"{name} (floor {floor}) imports {each}")
-        elif floor in OUTSIDE and top not in OUTSIDE[floor] | sys.stdlib_module_names:
-            wrong.append(f"{name} (floor {floor}) imports {each}")
+            other = folder_of(each)
+            if other != folder and LINE_OF[other] >= LINE_OF[folder]:
+                wrong.append(f"{module} imports {each}")
+        elif folder in FROM_OUTSIDE and top not in FROM_OUTSIDE[folder] | sys.stdlib_module_names:
+            wrong.append(f"{module} imports {each}")
     return wrong
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in PACKAGE.glob("*.py") if path.stem != "__init__"], ids=lambda p: p.stem
-)
-def test_imports_point_down(path):
-    assert path.stem in FLOOR_OF, f"{path.name} has no floor: give it one"
-    assert faults(path.stem, imports(path)) == []
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "__init__.py"
+    }
 
 
-def test_the_rule_catches_a_climb_a_sibling_and_a_stranger():
-    assert faults("returns", {"jaxrl.ppo.PPOConfig"})
-    assert faults("returns", {"jaxrl.losses.standardize"})
-    assert faults("returns", {"flax.linen"})
-    assert not faults("ppo", {"jaxrl.returns.gae", "flax.struct", "math"})
+@pytest.mark.parametrize(("name", "path"), modules().items(), ids=modules())
+def test_imports_point_up_the_list(name, path):
+    assert folder_of(name) in LINE_OF, f"{path.parent} is in no line: give it one"
+    assert faults(name, imports(path)) == []
+
+
+def test_the_rule_catches_a_climb_a_neighbour_and_a_stranger():
+    assert faults("jaxrl.ops.returns", {"jaxrl.algos.ppo.PPOConfig"})
+    assert faults("jaxrl.envs.vector", {"jaxrl.algos.ppo.PPOConfig"})
+    assert faults("jaxrl.ops.returns", {"flax.linen"})
+    assert faults("jaxrl.errors", {"jaxrl.ops.returns.gae"})
+    assert not faults("jaxrl.algos.ppo", {"jaxrl.ops.returns.gae", "jaxrl.errors.BadInput", "flax.struct", "math"})
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
+def test_a_folder_itself_imports_nothing(name):
+    assert imports(PACKAGE / name / "__init__.py") == set()
+
+
+def test_no_module_imports_another_in_a_circle():
+    known = modules()
+    uses = {
+        name: {other for each in imports(path) for other in known if each == other or each.startswith(f"{other}.")}
+        for name, path in known.items()
+    }
+    while free := [name for name, used in uses.items() if not used]:
+        uses = {name: used - set(free) for name, used in uses.items() if name not in free}
+    assert not uses
 
 
 def test_experiments_use_the_public_face_only():
@@ -93,13 +116,13 @@ def test_importing_jaxrl_brings_in_nothing():
 
 
 def test_environment_workers_import_no_jax():
-    loaded = loaded_after("import jaxrl.envs; jaxrl.envs.make_envs('Pendulum-v1', 2, 0).close()")
+    loaded = loaded_after("import jaxrl.envs.vector; jaxrl.envs.vector.make_envs('Pendulum-v1', 2, 0).close()")
     assert "gymnasium" in loaded
     assert not {"jax", "flax", "optax", "chex"} & loaded
 
 
 def test_training_imports_neither_scipy_nor_matplotlib():
-    loaded = loaded_after("import jaxrl.cli, jaxrl.run, jaxrl.flags")
+    loaded = loaded_after("import jaxrl.cli.main, jaxrl.training.train, jaxrl.cli.flags")
     assert "jax" in loaded
     assert not {"matplotlib", "scipy.stats", "torch", "tensorflow"} & loaded
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxrl.cli import parse_run
-from jaxrl.flags import EvaluateFlags
+from jaxrl.cli.flags import EvaluateFlags
+from jaxrl.cli.main import parse_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -96,8 +96,8 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(jaxrl(?:\.\w+)+)`", PAGES["maths.md"]))))
 def test_the_functions_beside_the_equations_exist(name):
-    _, module, *attributes = name.split(".")
-    found = importlib.import_module(f"jaxrl.{module}")
+    _, folder, module, *attributes = name.split(".")
+    found = importlib.import_module(f"jaxrl.{folder}.{module}")
     for attribute in attributes:
         found = getattr(found, attribute)
     assert found.__doc__

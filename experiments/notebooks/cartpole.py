@@ -22,8 +22,8 @@ import numpy as np
 from IPython.display import Image
 
 from jaxrl import train_many
-from jaxrl.cli import evaluate_command
-from jaxrl.config import default_run
+from jaxrl.cli.main import evaluate_command
+from jaxrl.runs.config import default_run
 
 STEPS = 100_000
 SEEDS = 3

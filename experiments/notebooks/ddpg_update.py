@@ -2,7 +2,7 @@
 # # One update of DDPG, by hand
 #
 # `ddpg_update(state, batch)` is all that DDPG learns by. Here the same update is done line by line, with nothing but
-# `jax.numpy`, and at the end the two are compared. Read it beside `jaxrl/ddpg.py`: the lines stand in the same order.
+# `jax.numpy`, and at the end the two are compared. Read it beside `jaxrl/algos/ddpg.py`: the lines stand in the same order.
 
 # %%
 import gymnasium as gym

@@ -1,0 +1,1 @@
+"""Update kernels, and what they are made of."""

@@ -1,0 +1,1 @@
+"""Environments: one adapter over every way of stepping them. No JAX here."""

@@ -1,0 +1,1 @@
+"""Formulas: returns, losses, distributions."""

@@ -1,0 +1,1 @@
+"""Files: atomic, verified, never unpickled."""

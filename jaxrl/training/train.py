@@ -1,0 +1,152 @@
+"""A whole training run from its settings: what the command line calls, and what a script can."""
+
+import dataclasses
+import operator
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+from jaxrl.algos.ddpg import DDPGConfig
+from jaxrl.data.normalize import Normalizer
+from jaxrl.device import check_device
+from jaxrl.envs.vector import Envs, make_envs
+from jaxrl.errors import BadInput
+from jaxrl.loggers.run_log import Evaluation
+from jaxrl.runs.config import RunConfig, check_settings, converted, shown, working_folder
+from jaxrl.runs.sweep import claimed, is_study, write_results
+from jaxrl.training.off_policy import train_ddpg
+from jaxrl.training.on_policy import train_ppo
+from jaxrl.training.runner import Callback, Session
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run ends with.
+
+    Attributes:
+      state: the learner's state, for more calls of the kernel.
+      normalizer: statistics that its observations are standardised with.
+      evaluations: all of them, in order.
+      step: environment steps taken.
+      run_dir: the folder with everything else: as it was named, or its absolute path where something has moved the
+        working folder since.
+      run: the settings.
+    """
+
+    state: Any
+    normalizer: Normalizer
+    evaluations: list[Evaluation]
+    step: int
+    run_dir: Path
+    run: RunConfig
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: all of it, but for environments and wrappers that another process could not
+        import. Of these it is the name."""
+        run = self.run
+        named = {
+            "env": _by_name(run.env),
+            "eval_env": _by_name(run.eval_env),
+            "wrapper": tuple(_by_name(each) for each in run.wrapper),
+        }
+        return vars(self) | {"run": dataclasses.replace(run, **named)}
+
+
+def _by_name(thing: Any) -> Any:
+    """An id, a function or a class that can be imported as it is; of all else the name."""
+    name = getattr(thing, "__qualname__", type(thing).__qualname__)
+    if thing is None or isinstance(thing, str) or _imported(getattr(thing, "__module__", None), name) is thing:
+        return thing
+    return name
+
+
+def _imported(module: str | None, name: str) -> Any:
+    try:
+        return operator.attrgetter(name)(sys.modules[module or ""])
+    except (KeyError, AttributeError):
+        return None
+
+
+def train(run: RunConfig, callback: Callback | None = None) -> Result:
+    """Trains as `run` says, and leaves its folder behind.
+
+    Args:
+      run: the settings; with `resume` set, those that `jaxrl.runs.config.load_run` gives.
+      callback: called after each update with a Snapshot. It must return None, True, or False, which ends the run
+        cleanly. Whatever it raises is let through once a checkpoint is saved.
+
+    Returns:
+      The result. Environments that were built here are closed; a VectorEnv that `run` brings is left open.
+
+    Raises:
+      BadInput: the settings cannot work; nothing has been written then. Or a step of which nothing can be learned,
+        with a checkpoint saved (unless `on_fault` is "reset"); or the callback returned something else.
+      EnvironmentLost: an environment raised, died, or gave no answer in time; a checkpoint is saved.
+      KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
+        saved.
+    """
+    run, here = converted(run), working_folder()
+    if callback is not None and not callable(callback):
+        raise BadInput(f"callback is {shown(callback)}: it must be a function of a Snapshot, or None")
+    if is_study(run):
+        raise BadInput(f"num_seeds is {run.num_seeds}, sweep {list(run.sweep)}: train_many trains more than one run")
+    [result] = _train([run], here, callback)
+    return result
+
+
+def train_many(run: RunConfig) -> list[Result]:
+    """Trains the runs that `run.num_seeds` and `run.sweep` stand for side by side. Leaves in the folder of `run` what
+    each would leave alone, and `results.csv`: for each what was swept, its seed and its last evaluation.
+
+    Where the device is a CPU, each run's numbers are, bit for bit, those of the same seed trained alone. On an
+    accelerator one call updates all of them, and its sums may be taken in another order.
+
+    Args:
+      run: the settings; with `resume` set, those that `jaxrl.runs.sweep.load_study` gives.
+
+    Returns:
+      The results: in the order of the values, and for each of the seeds.
+
+    Raises:
+      BadInput, EnvironmentLost, KeyboardInterrupt, SystemExit: as `train`; every run is saved.
+    """
+    run, here = converted(run), working_folder()
+    check_settings(run)
+    check_device()
+    with claimed(run, here) as (group, runs):
+        results = _train(runs, here)
+    write_results(here / group, run, [(result.run, result.evaluations) for result in results])
+    return results
+
+
+def _train(runs: Sequence[RunConfig], here: Path, callback: Callback | None = None) -> list[Result]:
+    """Runs that differ in numbers only, side by side. Relative paths start from the folder `here`: code of the user's
+    may move the working folder at any time."""
+    for run in runs:
+        check_settings(run)
+    check_device()
+    all_envs: list[Envs] = []
+    try:
+        for run in runs:
+            how: dict[str, Any] = {"wrapper": run.wrapper, "on_fault": run.on_fault, "timeout": run.env_timeout}
+            all_envs.append(make_envs(run.env, run.num_envs, run.seed, run.env_backend, **how))
+        loop = train_ddpg if isinstance(runs[0].agent, DDPGConfig) else train_ppo
+        sessions = loop(runs, all_envs, callback, here)
+    finally:
+        for envs in all_envs:
+            if not isinstance(runs[0].env, VectorEnv):  # One that the user has built is the user's to close.
+                envs.close()
+    if sessions.stopped_by is signal.SIGINT:
+        raise KeyboardInterrupt
+    if sessions.stopped_by is not None:
+        raise SystemExit(128 + sessions.stopped_by)
+    return [_result(session) for session in sessions]
+
+
+def _result(session: Session) -> Result:
+    training = session.training
+    return Result(training.state, training.normalizer, session.evaluations, training.step, session.folder, session.run)
