@@ -145,11 +145,13 @@ class DeterministicActor(nn.Module):
         x = obs
         for width in self.hidden_sizes:
             x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype)(x))
-        return Deterministic(self._scale(nn.tanh(_uniform_dense(len(self.low), x.shape[-1], self.dtype)(x))))
+        unit = nn.tanh(_uniform_dense(len(self.low), x.shape[-1], self.dtype)(x))
+        return Deterministic(self._scale(unit), self.low, self.high)
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> Deterministic:
-        return Deterministic(self._scale(np.tanh(_mlp_on_host(params, obs, lambda x: np.maximum(x, 0)))))
+        unit = np.tanh(_mlp_on_host(params, obs, lambda x: np.maximum(x, 0)))
+        return Deterministic(self._scale(unit), self.low, self.high)
 
     def _scale(self, unit: Any) -> Any:
         low, high = np.asarray((self.low, self.high), self.dtype).reshape((2,) + (1,) * (unit.ndim - 1) + (-1,))

@@ -6,6 +6,7 @@ is one update: everything that it needs beside the rollout is in the state, and 
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import chex
@@ -122,7 +123,7 @@ class PPOConfig(struct.PyTreeNode):
     """Adam's learning rate for the actor."""
     critic_learning_rate: float = 3e-4
     """Adam's learning rate for the critic."""
-    anneal_updates: float | None = None
+    anneal_updates: float | None = struct.field(default=None, metadata={"flag": False})
     """Number of updates over which annealing goes linearly to 0; the training loop sets it."""
     num_epochs: int = struct.field(pytree_node=False, default=10)
     """Passes over each rollout."""
@@ -185,8 +186,8 @@ class _Values(NamedTuple):
     returns: Array
 
 
-class Lesson(NamedTuple):
-    """What `improve_policy` leaves for `fit_value`.
+class CriticTargets(NamedTuple):
+    """What `ppo_update_actor` leaves for `ppo_update_critic`.
 
     Attributes:
       rows: what the critic learns from.
@@ -197,6 +198,7 @@ class Lesson(NamedTuple):
       healthy: whether the rollout can be learned from.
       of_steps: metrics of the actor's steps, each `(K,)`.
       of_update: metrics of the whole, scalars.
+      config: the state's.
     """
 
     rows: _Values
@@ -207,6 +209,7 @@ class Lesson(NamedTuple):
     healthy: Array
     of_steps: dict[str, Array]
     of_update: dict[str, Array]
+    config: PPOConfig
 
 
 def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, action_space: spaces.Space) -> PPOState:
@@ -303,13 +306,15 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
 
     Source: Schulman et al. 2017 (arXiv 1707.06347), algorithm 1 and section 4.
     """
-    return fit_value(*improve_policy(state, rollout))
+    state, targets = ppo_update_actor(state, rollout)
+    critic, metrics = ppo_update_critic(state.critic, targets)
+    return state.replace(critic=critic), metrics
 
 
-def improve_policy(state: PPOState, rollout: Transition) -> tuple[PPOState, Lesson]:
+def ppo_update_actor(state: PPOState, rollout: Transition) -> tuple[PPOState, CriticTargets]:
     """The first half of `ppo_update`: all of it but the critic's steps.
 
-    Actor and critic share nothing but the rollout, so whoever has the new actor can act while `fit_value` still runs.
+    Actor and critic share nothing but the rollout: with the new actor one can act while `ppo_update_critic` still runs.
 
     Args:
       state, rollout: as of `ppo_update`.
@@ -365,38 +370,39 @@ def improve_policy(state: PPOState, rollout: Transition) -> tuple[PPOState, Less
 
     of_update = {"kl": kl, "kl_coef": kl_coef, "explained_variance": explained_variance(value, returns, weight)}
     values = _flat(_Values(rollout.obs, weight, value, returns))
-    lesson = Lesson(values, order, take, finite, critic_rate, healthy, of_steps, of_update)
-    return state.replace(actor=actor, kl_coef=kl_coef, key=key, num_updates=state.num_updates + 1), lesson
+    targets = CriticTargets(values, order, take, finite, critic_rate, healthy, of_steps, of_update, config)
+    return state.replace(actor=actor, kl_coef=kl_coef, key=key, num_updates=state.num_updates + 1), targets
 
 
-def fit_value(state: PPOState, lesson: Lesson) -> tuple[PPOState, dict[str, Array]]:
+def ppo_update_critic(critic: TrainState, targets: CriticTargets) -> tuple[TrainState, dict[str, Array]]:
     """The second half of `ppo_update`: the critic's steps. It does not look at the actor.
 
     Args:
-      state, lesson: what `improve_policy` gave.
+      critic: of the state that `ppo_update_actor` gave.
+      targets: what it gave beside that.
 
     Returns:
-      The state with its new critic, and the metrics of the whole update.
+      The new critic, and the metrics of the whole update.
     """
 
     def step(critic: TrainState, each: tuple[Array, Array]) -> tuple[TrainState, Any]:
         index, take = each
-        batch = jax.tree.map(lambda x: x[index], lesson.rows)
-        loss, grads = jax.value_and_grad(_critic_loss)(critic.params, state, batch)
-        critic, norm, finite = descend(critic, {"loss": loss}, grads, lesson.rate, take, state.config.max_grad_norm)
+        batch = jax.tree.map(lambda x: x[index], targets.rows)
+        loss, grads = jax.value_and_grad(_critic_loss)(critic.params, critic.apply_fn, batch, targets.config)
+        critic, norm, finite = descend(critic, {"loss": loss}, grads, targets.rate, take, targets.config.max_grad_norm)
         return critic, (finite, {"value_loss": loss, "grad_norm_critic": norm})
 
-    critic, (finite, of_steps) = jax.lax.scan(step, state.critic, (lesson.order, lesson.take))
+    critic, (finite, of_steps) = jax.lax.scan(step, critic, (targets.order, targets.take))
 
-    finite &= lesson.finite
-    taken, of_steps = lesson.take & finite, lesson.of_steps | of_steps
-    weight = taken.astype(lesson.rows.weight.dtype)
+    finite &= targets.finite
+    taken, of_steps = targets.take & finite, targets.of_steps | of_steps
+    weight = taken.astype(targets.rows.weight.dtype)
     metrics = {name: weighted_mean(jnp.where(taken, x, 0), weight) for name, x in of_steps.items()}
-    metrics |= lesson.of_update | {
+    metrics |= targets.of_update | {
         "gradient_steps": taken.sum(),
-        "skipped_updates": jnp.where(lesson.healthy, (lesson.take & ~finite).sum(), taken.size),
+        "skipped_updates": jnp.where(targets.healthy, (targets.take & ~finite).sum(), taken.size),
     }
-    return state.replace(critic=critic), metrics
+    return critic, metrics
 
 
 def _possible_actions(rollout: Transition, policy: Distribution) -> Array:
@@ -443,10 +449,10 @@ def _actor_loss(params: Any, state: PPOState, batch: _Rows, clip_eps: ArrayLike 
     }
 
 
-def _critic_loss(params: Any, state: PPOState, batch: _Values) -> Array:
+def _critic_loss(params: Any, apply_fn: Callable[..., Any], batch: _Values, config: PPOConfig) -> Array:
     """`mean[ 0.5 * (V - R)^2 ]`, pessimistic where a value moved further than `value_clip_eps`."""
-    value = state.critic.apply_fn(params, batch.obs)
-    loss = clipped_value_loss(value, batch.old_value, batch.returns, state.config.value_clip_eps)
+    value = apply_fn(params, batch.obs)
+    loss = clipped_value_loss(value, batch.old_value, batch.returns, config.value_clip_eps)
     return weighted_mean(loss, batch.weight)
 
 

@@ -1,77 +1,73 @@
-"""The flags of the commands, as dataclasses that tyro reads: their comments are the `--help`."""
+"""The flags of the commands, as dataclasses that tyro reads. Those of `train` are made from the settings of a run: the
+help of each is the text below its field."""
 
+import ast
 import dataclasses
-from typing import Annotated, Any, Literal
+import inspect
+import itertools
+import textwrap
+from types import NoneType
+from typing import Annotated, Any, Union, get_args, get_type_hints
 
 import tyro
 
-from jaxrl.algos.ddpg import DDPGConfig
-from jaxrl.algos.ppo import PPOConfig
+from jaxrl.runs.algorithms import names
 from jaxrl.runs.config import RunConfig
 
+TRAIN = """Trains a policy, and leaves its curves, checkpoints and the policy itself in a folder.
 
-class PPOFlags(PPOConfig):
-    """The algorithm. Whoever sets one of these finds it acting, or is told why it cannot."""
-
-    anneal_updates: tyro.conf.Suppress[float | None] = None
-
-
-class DDPGFlags(DDPGConfig):
-    """The algorithm. Whoever sets one of these finds it acting, or is told why it cannot."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainFlags(RunConfig):
-    """Trains a policy, and leaves its curves, checkpoints and the policy itself in a folder.
-
-    The defaults shown are those of the --algo and --env given: some tasks have their own.
-    """
-
-    env: str = "CartPole-v1"
-    """Gymnasium id of the task."""
-    wrapper: tuple[str, ...] = ()
-    """Wrappers around each environment, module:callable, the innermost first."""
-    eval_env: str | None = None
-    """Gymnasium id to evaluate in; none for the one trained in."""
-    algo: Literal["ppo", "ppo_kl", "ddpg"] = "ppo"  # type: ignore[assignment]
-    """ppo clips the surrogate; ppo_kl penalises KL(old || new) instead, with a coefficient that adapts; ddpg learns a
-    deterministic policy from a replay buffer, for Box actions."""
-
-    @staticmethod
-    def of(algo: str, run: RunConfig) -> "TrainFlags":
-        """The flags that stand for `run`: those that its algorithm has a use for."""
-        settings = _fields(run) | {"algo": algo}
-        if isinstance(run.agent, DDPGConfig):
-            return DDPGTrainFlags(**settings | {"agent": DDPGFlags(**_fields(run.agent))})
-        return PPOTrainFlags(**settings | {"agent": PPOFlags(**_fields(run.agent))})
-
-    def run(self) -> RunConfig:
-        """The run that the flags stand for."""
-        settings = {name: value for name, value in _fields(self).items() if name != "algo"}
-        settings["wrapper"] = () if self.wrapper == ("None",) else self.wrapper
-        kind = DDPGConfig if isinstance(self.agent, DDPGConfig) else PPOConfig
-        return RunConfig(**settings | {"agent": kind(**_fields(self.agent))})
+The defaults shown are those of the --algo and --env given: some tasks have their own."""
+ALGO = (
+    "The algorithm. ppo clips the surrogate; ppo_kl penalises KL(old || new) instead, with a coefficient that adapts; "
+    "ddpg learns a deterministic policy from a replay buffer, for Box actions. One of your own is named module:ROW."
+)
+THREADS = (
+    "Threads that XLA computes with; none for all cores. With several seeds or a sweep of small networks on few cores, "
+    "1 is faster. The variable NPROC, where it is set, decides instead."
+)
+TASK = (
+    *("algo", "env", "wrapper", "env_backend", "env_timeout", "on_fault", "num_envs", "total_steps", "seed"),
+    *("num_seeds", "sweep"),
+)
+OUTPUT = "checkpoint_every", "log_every", "run_dir", "init_from", "resume"
+# From Python an environment may be a function too; a flag takes names.
+NAMED = {"env": str, "eval_env": str | None, "wrapper": tuple[str, ...]}
 
 
-@dataclasses.dataclass(frozen=True)
-class PPOTrainFlags(TrainFlags):  # noqa: D101
-    __doc__ = TrainFlags.__doc__  # Every algorithm's --help begins alike.
-    agent: PPOFlags = PPOFlags()  # noqa: RUF009
-    buffer_size: tyro.conf.Suppress[int] = RunConfig.buffer_size
-    learning_starts: tyro.conf.Suppress[int] = RunConfig.learning_starts
-    exploration_noise: tyro.conf.Suppress[float] = RunConfig.exploration_noise
-    batch_size: tyro.conf.Suppress[int] = RunConfig.batch_size
-    updates_per_step: tyro.conf.Suppress[int] = RunConfig.updates_per_step
+def train_flags(run: RunConfig) -> Any:
+    """The flags that stand for `run`: an instance of a dataclass of groups of settings."""
+    kinds = get_type_hints(RunConfig) | NAMED
+    values = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    texts = _docs(RunConfig) | {"algo": ALGO}
+    evaluation = [name for name in values if name not in {*TASK, *OUTPUT, "agent", "loop"}]
+    groups = {
+        "task": [
+            *((name, kinds[name], values[name], texts.get(name, "")) for name in TASK),
+            ("num_threads", int | None, None, THREADS),
+        ],
+        "algorithm": _settings(run.agent),
+        "loop": _settings(run.loop),
+        "evaluation": [(name, kinds[name], values[name], texts.get(name, "")) for name in evaluation],
+        "output": [(name, kinds[name], values[name], texts.get(name, "")) for name in OUTPUT],
+    }
+    made = [(title, _group(title, flags)) for title, flags in groups.items()]
+    kind = dataclasses.make_dataclass("TrainFlags", [(title, group, group()) for title, group in made], frozen=True)
+    kind.__doc__ = TRAIN
+    return kind()
 
 
-@dataclasses.dataclass(frozen=True)
-class DDPGTrainFlags(TrainFlags):  # noqa: D101
-    __doc__ = TrainFlags.__doc__  # Every algorithm's --help begins alike.
-    agent: DDPGFlags = DDPGFlags()  # noqa: RUF009
-    num_steps: tyro.conf.Suppress[int] = RunConfig.num_steps
-    anneal_steps: tyro.conf.Suppress[int | None] = RunConfig.anneal_steps
-    normalize_obs: tyro.conf.Suppress[bool] = RunConfig.normalize_obs
-    normalize_reward: tyro.conf.Suppress[bool] = RunConfig.normalize_reward
+def run_of(flags: Any, default: RunConfig) -> RunConfig:
+    """The run that the flags stand for, where the parser has read them; `default` is what they were made of."""
+    given = {field.name: _values(getattr(flags, field.name)) for field in dataclasses.fields(flags)}
+    del given["task"]["num_threads"]  # No setting of a run: the process has it.
+    if given["task"]["wrapper"] == ("None",):
+        given["task"]["wrapper"] = ()
+    return dataclasses.replace(
+        default,
+        agent=dataclasses.replace(default.agent, **given["algorithm"]),
+        loop=dataclasses.replace(default.loop, **given["loop"]),
+        **given["task"] | given["evaluation"] | given["output"],
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,5 +96,68 @@ class EvaluateFlags:
     """Folder for a film of each episode (mp4), or FILE.webp or FILE.gif for one animation of them all."""
 
 
-def _fields(instance: RunConfig | PPOConfig | DDPGConfig) -> dict[str, Any]:
-    return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
+def evaluate_flags() -> Any:
+    """The class of the flags of `evaluate`, with help that has no line breaks of its own."""
+    kinds, texts = get_type_hints(EvaluateFlags, include_extras=True), _docs(EvaluateFlags)
+    fields = [
+        (field.name, kinds[field.name], field)
+        if field.default is dataclasses.MISSING
+        else (field.name, _flag(kinds[field.name], field.name, texts[field.name]), field)
+        for field in dataclasses.fields(EvaluateFlags)
+    ]
+    kind = dataclasses.make_dataclass("EvaluateFlags", fields, bases=(EvaluateFlags,), frozen=True)
+    kind.__doc__ = EvaluateFlags.__doc__
+    return kind
+
+
+def _settings(settings: Any) -> list[tuple[str, Any, Any, str]]:
+    """Of each setting its name, kind, value and text; none that the loop sets itself."""
+    kinds, texts = get_type_hints(type(settings)), _docs(type(settings))
+    return [
+        (field.name, kinds[field.name], getattr(settings, field.name), texts.get(field.name, ""))
+        for field in dataclasses.fields(settings)
+        if field.metadata.get("flag", True)
+    ]
+
+
+def _group(title: str, flags: list[tuple[str, Any, Any, str]]) -> Any:
+    fields = [(name, _flag(kind, name, text), value) for name, kind, value, text in flags]
+    group = dataclasses.make_dataclass(title.capitalize(), fields, frozen=True)
+    group.__doc__ = ""
+    return group
+
+
+def _flag(kind: Any, name: str, text: str) -> Any:
+    """A kind with what `--help` says of it."""
+    metavar = "{" + ",".join(names()) + "}|MODULE:ROW" if name == "algo" else _metavar(kind)
+    about = tyro.conf.arg(help=text, metavar=metavar, help_behavior_hint=lambda default: f"(default: {_said(default)})")
+    return Annotated[kind, about]
+
+
+def _metavar(kind: Any) -> str | None:
+    """`none|FLOAT` for a float that may be None; None where the parser's own word will do."""
+    parts = get_args(kind)
+    if NoneType not in parts or not isinstance(kind, Union if isinstance(Union, type) else type(int | None)):
+        return None
+    return "|".join(["none", *(part.__name__.upper() for part in parts if part is not NoneType)])
+
+
+def _said(default: str) -> str:
+    return {"None": "none", "": "nothing"}.get(default, default)
+
+
+def _docs(kind: type) -> dict[str, str]:
+    """What stands below each field of a class in its source, as one line; nothing where there is no source."""
+    try:
+        [source] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except (OSError, TypeError, SyntaxError, ValueError):  # Written at a prompt, say.
+        return {}
+    body, found = getattr(source, "body", []), {}
+    for field, text in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return found
+
+
+def _values(group: Any) -> dict[str, Any]:
+    return {field.name: getattr(group, field.name) for field in dataclasses.fields(group)}

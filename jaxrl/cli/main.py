@@ -40,28 +40,29 @@ NAMES = (
     "--video",
 )  # Flags whose values are names.
 REPEATABLE = "--sweep", "--wrapper"
-# A minibatch's numbers in the widest layer's output, and its rows. With twice as many of either two threads give other
-# bits: they share the sums over rows among them, for 2,048 rows of 376 numbers even in front of a layer of 16 units.
-SMALL_MINIBATCH, FEW_ROWS = 2**15, 2**10
-USAGE = """usage: jaxrl train --algo {ppo,ppo_kl,ddpg} --env ID [OPTIONS]
+USAGE = """usage: jaxrl train --algo NAME --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
 each lists its options with --help"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `jaxrl`. Returns the exit code."""
-    commands: dict[str, Callable[[Sequence[str]], int]] = {"train": train_command, "evaluate": evaluate_command}
+    commands: dict[str, Callable[[Sequence[str], str], int]] = {"train": train_command, "evaluate": evaluate_command}
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in commands:
-        return commands[argv[0]](argv[1:])
+        return commands[argv[0]](argv[1:], f"jaxrl {argv[0]}")
     if not argv or argv[0] in ("-h", "--help"):
         say(USAGE, sys.stdout)
         return 0
     return _complain(BadInput(f"there is no command {argv[0]!r}: it must be {' or '.join(commands)}"))
 
 
-def train_command(argv: Sequence[str] | None = None) -> int:
+def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
     """Trains as the flags say.
+
+    Args:
+      argv: the flags; None for those of this process.
+      prog: what its help and its errors call the command.
 
     Returns:
       The exit code: 0 done, 1 an environment or disk failed, 2 bad input, 130 after Ctrl-C; SIGTERM raises SystemExit.
@@ -69,15 +70,15 @@ def train_command(argv: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         with _nothing_collected():
+            words = _with_threads(sys.argv[1:] if argv is None else argv)
             _import_jax()
-            run = parse_run(sys.argv[1:] if argv is None else argv)
+            run = parse_run(words, prog)
             from jaxrl.runs.sweep import is_study
             from jaxrl.training.train import train, train_many
         if run.render:
             _check_display()
         with _no_exit_of_others():
             if is_study(run):
-                _choose_threads(run)
                 _print_results(run, train_many(run))
             else:
                 train(run)
@@ -106,43 +107,53 @@ def _print_results(study: "RunConfig", results: "Sequence[Result]") -> None:
             say(" ".join(cells), sys.stdout)
 
 
-def evaluate_command(argv: Sequence[str] | None = None) -> int:
+def evaluate_command(argv: Sequence[str] | None = None, prog: str = "evaluate.py") -> int:
     """Runs a saved policy as the flags say. Returns the exit code: 0 done, 2 bad input, 130 after Ctrl-C."""
 
     def command() -> None:
         _import_jax()
-        from jaxrl.cli.flags import EvaluateFlags
+        from jaxrl.cli.flags import evaluate_flags
 
         words = _gathered(sys.argv[1:] if argv is None else argv)
-        flags = _parse(EvaluateFlags, words, prog="evaluate.py")
+        flags = _parse(evaluate_flags(), words, prog)
         with _no_exit_of_others():
             _evaluate(flags)
 
     return _run(command)
 
 
-def parse_run(argv: Sequence[str]) -> "RunConfig":
+def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
     """The settings that the flags of `train` ask for; `--algo` and `--env` choose the defaults of the others.
 
     Raises:
       BadInput: a flag or a value that cannot be.
       SystemExit: after `--help`.
     """
-    from jaxrl.cli.flags import TrainFlags
+    from jaxrl.cli.flags import run_of, train_flags
+    from jaxrl.runs.algorithms import find
     from jaxrl.runs.config import default_run
     from jaxrl.runs.sweep import load_study
 
     argv = _gathered(argv)
-    first, _ = _some_flags(argv, **{"--algo": "ppo", "--env": "CartPole-v1", "--resume": None})
+    if any(word.partition("=")[0] in ("--target-kl", "--target_kl") for word in argv):
+        raise BadInput(
+            "--target-kl is not supported, two settings come near it: --stop-kl ends an update at a bound, as others' "
+            "target_kl does; --kl-target is the KL divergence that an adaptive penalty aims at"
+        )
+    first, _ = _some_flags(argv, **{"--algo": None, "--env": "CartPole-v1", "--resume": None})
+    if first.algo is not None and ":" in first.algo:
+        with _no_exit_of_others():
+            find(first.algo)
     if first.resume is not None and not {"-h", "--help"} & set(argv):
-        return _resumed(load_study(first.resume), argv)
-    default = TrainFlags.of(first.algo, default_run(first.algo, first.env))
-    return _parse(type(default), argv, prog="train.py", default=default).run()
+        return _resumed(load_study(first.resume, first.algo), argv)
+    default = default_run(first.algo or "ppo", first.env)
+    flags = train_flags(default)
+    return run_of(_parse(type(flags), argv, prog, flags), default)
 
 
 def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it."""
-    parser = _lenient_parser(**{"--resume": None, "--total-steps": str(run.total_steps), "--env": None})
+    parser = _lenient_parser(**{"--resume": None, "--total-steps": str(run.total_steps), "--env": None, "--algo": None})
     parser.add_argument("--wrapper", nargs="*", default=[])
     given, others = _leniently(parser, argv)
     _check_named(run, given.env, tuple(given.wrapper))
@@ -152,7 +163,8 @@ def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
         total_steps = int(_spelled_out(given.total_steps))
     except ValueError as error:
         raise BadInput(f"--total-steps {given.total_steps} is no whole number") from error
-    if total_steps != run.total_steps and run.anneals and run.anneal_steps is None:
+    over_all_steps = run.anneals and getattr(run.loop, "anneal_steps", None) is None
+    if total_steps != run.total_steps and over_all_steps:
         raise BadInput("--total-steps cannot change in a run that anneals over it: only one with --anneal-steps can")
     return dataclasses.replace(run, total_steps=total_steps)
 
@@ -367,7 +379,7 @@ def current_folder_first() -> Iterator[None]:
     """Modules that the user names are looked for in the current folder first, as under `python -m`. Processes that are
     spawned inherit that: so where another copy of this package stands there, the folder is looked in last."""
     try:
-        here, own = Path.cwd(), Path(__file__).resolve().parent
+        here, own = Path.cwd(), Path(__file__).resolve().parents[1]
     except OSError:  # It has been removed.
         here = None
     if here is None or sys.flags.safe_path:
@@ -463,28 +475,18 @@ def _nothing_collected() -> Iterator[None]:
         gc.enable()
 
 
-def _choose_threads(run: "RunConfig") -> None:
-    """For several runs at once, one thread for XLA where the machine has two cores and PPO's minibatches are small: the
-    environments always have use for the other core, and what a second thread adds is mostly waiting.
-
-    Up to this size XLA gives the same bits with one thread and with two, so a run of many still equals the run alone.
-    `NPROC`, if the user has set it, says otherwise.
-    """
-    from jaxrl.algos.ppo import PPOConfig, num_outputs
-    from jaxrl.envs.processes import folder_kept
-    from jaxrl.envs.vector import make_envs
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not isinstance(run.agent, PPOConfig) or cores != 2 or "NPROC" in os.environ:
-        return
-    rows = run.num_envs * run.num_steps / run.agent.num_minibatches
-    if rows > FEW_ROWS or rows * max(run.agent.hidden_sizes, default=0) > SMALL_MINIBATCH:
-        return
-    with folder_kept():  # The run's paths start there.
-        one = make_envs(run.env, 1, run.seed, wrapper=run.wrapper)  # The last layer may be the widest.
-        one.close()
-    if rows * num_outputs(one.action_space) <= SMALL_MINIBATCH:
-        os.environ["NPROC"] = "1"
+def _with_threads(argv: Sequence[str]) -> list[str]:
+    """Takes `--num-threads` out of the flags, and has XLA use so many threads: it reads that when JAX first computes.
+    Where the variable is set already, it stays."""
+    if {"-h", "--help"} & set(argv):
+        return list(argv)
+    given, others = _some_flags(argv, **{"--num-threads": None})
+    number = given.num_threads
+    if number is not None and number.lower() != "none":
+        if not number.isdecimal() or int(number) < 1:
+            raise BadInput(f"--num-threads is {number}: it must be a whole number from 1 on, or none for all cores")
+        os.environ.setdefault("NPROC", number)
+    return others
 
 
 if __name__ == "__main__":

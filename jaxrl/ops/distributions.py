@@ -31,10 +31,13 @@ class Deterministic:
     """All the probability on one action: what a deterministic policy gives. There is nothing to sample from it.
 
     Attributes:
-      action: `(..., A)`.
+      action: `(..., A)`, within the bounds.
+      low, high: the bounds, a number for each dimension, static.
     """
 
     action: Array | np.ndarray
+    low: tuple[float, ...] = dataclasses.field(metadata={"static": True}, default=())
+    high: tuple[float, ...] = dataclasses.field(metadata={"static": True}, default=())
 
     def mode(self) -> Array | np.ndarray:
         """The action, shape `(..., A)`."""

@@ -2,7 +2,7 @@
 them of a Training is known here; whoever saves adds notes of its own."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,21 +125,23 @@ class Savepoints:
         forget(self._folder, kept)
 
 
-def adopt(source: Path, training: Training) -> None:
-    """Starts `training` from the networks and the observation statistics of the run in `source`."""
+def adopt(source: Path, training: Training, names: Sequence[str]) -> None:
+    """Starts `training` from the networks, `names` of the state's fields, and the observation statistics of the run in
+    `source`."""
     latest = source / "checkpoints" / "latest.npz"
     path = latest if latest.exists() else latest.with_name("previous.npz")  # Killed between two renamings.
     if not path.exists():
         raise BadInput(
             f"init_from {source} holds no checkpoint, there is no {latest}: it must be the folder of a single run"
         )
-    actor, critic = training.state.actor, training.state.critic
-    parts = [part for part in ("params", "target_params") if hasattr(actor, part)]
-    networks = {"actor": actor, "critic": critic}
-    wanted = {name: {part: getattr(network, part) for part in parts} for name, network in networks.items()}
-    params, _ = load_tree(path, {"state": wanted}, partly=True)
+    networks = {name: getattr(training.state, name) for name in names}
+    wanted = {
+        name: {part: getattr(network, part) for part in ("params", "target_params") if hasattr(network, part)}
+        for name, network in networks.items()
+    }
+    found, _ = load_tree(path, {"state": wanted}, partly=True)
     training.state = training.state.replace(
-        actor=actor.replace(**params["state"]["actor"]), critic=critic.replace(**params["state"]["critic"])
+        **{name: network.replace(**found["state"][name]) for name, network in networks.items()}
     )
     stored, _ = load_arrays(path, {"normalizer.obs.mean"})
     if bool(stored) != (training.normalizer.obs is not None):

@@ -1,38 +1,48 @@
-"""What a run is: its settings, the checks on them, good defaults for known tasks, and their form as JSON."""
+"""What a run is: its settings, and the checks on them."""
 
-import collections.abc
 import contextlib
 import dataclasses
+import difflib
 import errno
 import itertools
-import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
-import jax
-import numpy as np
 from gymnasium.vector import VectorEnv
 
-from jaxrl.algos.ddpg import DDPGConfig
-from jaxrl.algos.ppo import PPOConfig
+from jaxrl.algos.algorithm import Algorithm
 from jaxrl.envs.vector import EnvLike, WrapperLike
 from jaxrl.errors import BadInput
+from jaxrl.runs.algorithms import check_names, configs, find, name_for, register, settings_of
+from jaxrl.runs.convert import shown
 
 BY_ALGORITHM: Any = "by algorithm"  # A default that the algorithm decides.
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything about a run but the algorithm, and in `agent` the algorithm."""
+    """Everything about a run: in `agent` the algorithm's numbers, in `loop` the settings of its loop.
+
+    `RunConfig.of` takes all of them by name, without `agent` and `loop`.
+    """
+
+    # Beyond these a typing error is likelier than a wish, and memory ends before the run begins.
+    RANGES: ClassVar[Mapping[str, tuple[int, int]]] = {
+        "num_envs": (1, 2**16),
+        "eval_episodes": (1, 10**5),
+        "seed": (0, 2**64 - 1),
+        "num_seeds": (1, 1024),
+        **dict.fromkeys(("total_steps", "eval_every", "eval_max_steps", "checkpoint_every", "log_every"), (1, 10**12)),
+    }
 
     env: EnvLike = "CartPole-v1"
     """Gymnasium id of the task."""
-    agent: PPOConfig | DDPGConfig = dataclasses.field(default_factory=PPOConfig)
-    """The algorithm and its numbers."""
+    agent: Any = None
+    """The algorithm's numbers, such as PPOConfig(); none for its defaults."""
     total_steps: int = 1_000_000
     """Environment steps to train for, over all environments; the run ends at the first update at or after it."""
     seed: int = 0
@@ -54,26 +64,8 @@ class RunConfig:
     on_fault: Literal["stop", "reset"] = "stop"
     """What follows a step of which nothing can be learned, because something in it is not finite or MuJoCo diverged:
     stop ends the run, reset begins a new episode in that environment, counted and logged."""
-    num_envs: int = None  # type: ignore[assignment]
+    num_envs: int = BY_ALGORITHM
     """Environments that step together; by default 8 for PPO, 1 for DDPG."""
-    num_steps: int = 256
-    """Steps of each environment per rollout, and so per update."""
-    anneal_steps: int | None = None
-    """Steps over which annealing goes to 0; none for total_steps."""
-    normalize_obs: bool = False
-    """Standardise observations with their running mean and variance."""
-    normalize_reward: bool = False
-    """Divide rewards by the running standard deviation of the discounted return."""
-    buffer_size: int = 1_000_000
-    """Transitions that the replay buffer keeps."""
-    learning_starts: int = 25_000
-    """Steps that are uniformly random, before the first update."""
-    exploration_noise: float = 0.1
-    """Standard deviation of the Gaussian noise on actions, times (high - low) / 2 of each dimension."""
-    batch_size: int = 256
-    """Transitions in the batch of an update."""
-    updates_per_step: int = 1
-    """Updates for each joint step of the environments: with N of them, for N steps."""
     eval_every: int | None = BY_ALGORITHM
     """Evaluate before the first step and at the first update at or after each multiple of this many steps; by default
     50,000 for PPO, 5,000 for DDPG. With none there is no evaluation and no environment for one; policy/best is the
@@ -103,20 +95,76 @@ class RunConfig:
     """Start from the networks and the normaliser of the run in this folder."""
     resume: str | None = None
     """Continue the run in this folder."""
+    loop: Any = None
+    """The loop's settings, such as OnPolicySettings(); none for its defaults."""
+    algo: str = None  # type: ignore[assignment]
+    """The algorithm's name in the table, or package.module:ROW; none for the one that `agent` belongs to."""
+
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        """Says where a setting that is none of these fields belongs."""
+        strangers = settings.keys() - {field.name for field in dataclasses.fields(cls)}
+        if strangers:
+            name = min(strangers)
+            raise BadInput(
+                f"RunConfig has no {name}: RunConfig.of(algo, env, {name}=...) takes the settings of an algorithm and "
+                "of its loop by name"
+            )
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        num_envs, eval_every = (1, 5_000) if isinstance(self.agent, DDPGConfig) else (8, 50_000)
-        if self.num_envs is None:
-            object.__setattr__(self, "num_envs", num_envs)
-        if isinstance(self.eval_every, str) and self.eval_every == BY_ALGORITHM:
-            object.__setattr__(self, "eval_every", eval_every)
+        algo = self.algo
+        if algo is None:
+            algo = "ppo" if self.agent is None else name_for(self.agent)
+        if algo is None:
+            return  # `train` may be told the algorithm, or else `check_settings` says that it is unknown.
+        row = find(algo)
+        check_names(row, {field.name for field in dataclasses.fields(RunConfig)})
+        parts = _by_place(row, row.defaults)
+        defaults = {"num_envs": 8, "eval_every": 50_000} | parts["run"]
+        chosen = {name: defaults[name] for name in defaults if _is_open(getattr(self, name))}
+        for name, kind in (("agent", row.config), ("loop", row.settings)):
+            value = getattr(self, name)
+            if value is None:
+                chosen[name] = kind(**parts[name])
+            elif type(value) is not kind:
+                raise BadInput(f"{name} is {shown(value)}: with {algo} it must be a {kind.__name__}")
+        for name, value in (chosen | {"algo": algo}).items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_chosen", frozenset(chosen))
+
+    @classmethod
+    def of(cls, algo: str | Algorithm, env: EnvLike, **settings: Any) -> Self:
+        """The settings by name, whether they are the run's, the loop's or the algorithm's; all others have their
+        general defaults.
+
+        Args:
+          algo: a name in the table of algorithms, `package.module:ROW`, or a row.
+          env: the task.
+          settings: such as `total_steps=100_000, num_steps=128, gamma=0.98`.
+
+        Raises:
+          BadInput: no such algorithm, or it has no such setting.
+        """
+        row = register(algo) if isinstance(algo, Algorithm) else find(algo)
+        parts = _by_place(row, {**row.defaults, **settings})
+        run = {"agent": row.config(**parts["agent"]), "loop": row.settings(**parts["loop"])} | parts["run"]
+        return cls(env=env, algo=row.name if isinstance(algo, Algorithm) else algo, **run)
+
+    def by(self, row: Algorithm) -> Self:
+        """The same run by an algorithm of one's own, which enters the table.
+
+        Raises:
+          BadInput: `agent` or `loop` is another algorithm's.
+        """
+        register(row)
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        own = {name: value for name, value in own.items() if name not in getattr(self, "_chosen", ())}
+        return type(self)(**own | {"algo": row.name})
 
     @property
-    def algo(self) -> str:
-        """The algorithm's name on the command line: `ddpg`; `ppo_kl` where a KL penalty is on, else `ppo`."""
-        if isinstance(self.agent, DDPGConfig):
-            return "ddpg"
-        return "ppo_kl" if self.agent.kl_coef is not None else "ppo"
+    def row(self) -> Algorithm:
+        """The algorithm's row in the table."""
+        return find(self.algo)
 
     @property
     def env_name(self) -> str:
@@ -126,191 +174,61 @@ class RunConfig:
     @property
     def anneals(self) -> bool:
         """Whether anything goes to 0 over the run."""
-        return isinstance(self.agent, PPOConfig) and (self.agent.anneal_learning_rate or self.agent.anneal_clip)
+        return self.row.horizon(self.agent, 1.0) is not self.agent
 
     @property
-    def algorithm_config(self) -> PPOConfig | DDPGConfig:
+    def algorithm_config(self) -> Any:
         """The agent's config with the annealing horizon in updates, as a fresh state takes it."""
-        if not self.anneals:
-            return self.agent
-        steps = self.total_steps if self.anneal_steps is None else self.anneal_steps
+        anneal_steps, num_steps = getattr(self.loop, "anneal_steps", None), getattr(self.loop, "num_steps", 1)
+        steps = self.total_steps if anneal_steps is None else anneal_steps
         # A rollout of an environment that spends rows on resetting holds fewer steps than rows: there the run makes a
         # few updates more than this, at a rate of 0.
-        return self.agent.replace(anneal_updates=max(1.0, steps / (self.num_envs * self.num_steps)))
-
-
-CLASSIC = {
-    "CartPole-v1": (
-        {"total_steps": 100_000, "num_envs": 8, "num_steps": 32, "eval_every": 20_000, "eval_episodes": 100},
-        {"gamma": 0.98, "gae_lambda": 0.8, "num_epochs": 20, "num_minibatches": 1, "anneal_learning_rate": True}
-        | {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
-    ),
-    "Acrobot-v1": (
-        {"total_steps": 200_000, "num_envs": 16, "num_steps": 64, "eval_every": 20_000, "eval_episodes": 20},
-        {"num_epochs": 10, "num_minibatches": 4, "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
-    ),
-    "Pendulum-v1": (
-        {"total_steps": 200_000, "num_envs": 4, "num_steps": 256, "eval_every": 20_000, "eval_episodes": 20},
-        {"gamma": 0.9, "num_epochs": 10, "num_minibatches": 16}
-        | {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3},
-    ),
-}
-# What differs where a KL penalty does the clip's work. An adaptive coefficient makes every update move the policy by
-# kl_target, also once CartPole is solved and only noise is left in the advantages; at 0.01 and an update every 256
-# steps, one seed in ten walks off until it drops the pole again. Fewer updates, each a tenth as far, do not.
-PENALTY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "CartPole-v1": ({"num_steps": 128}, {"kl_coef": 10.0, "kl_target": 0.001, "num_epochs": 10, "num_minibatches": 4}),
-}
-MUJOCO = {f"{task}-v{version}" for version in (4, 5) for task in (
-    "Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum",
-    "Pusher", "Reacher", "Swimmer", "Walker2d",
-)}  # fmt: skip
-MUJOCO_DEFAULTS: tuple[dict[str, Any], dict[str, Any]] = (
-    {"total_steps": 1_000_000, "num_envs": 8, "num_steps": 256, "normalize_obs": True, "normalize_reward": True}
-    | {"eval_every": 100_000},
-    {"num_epochs": 10, "num_minibatches": 32, "anneal_learning_rate": True},
-)
-
-# DDPG's own defaults are those of the MuJoCo tasks.
-OFF_POLICY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "Pendulum-v1": (
-        {"total_steps": 20_000, "learning_starts": 1_000, "buffer_size": 100_000},
-        {"actor_learning_rate": 1e-3},
-    ),
-}
+        return self.row.horizon(self.agent, max(1.0, steps / (self.num_envs * num_steps)))
 
 
 def default_run(algo: str, env: str) -> RunConfig:
-    """The settings that a command starts from: the task's own where the table has them, else general ones.
+    """The settings that a command starts from: the task's own where the algorithm has them, else general ones.
 
     Raises:
       BadInput: no such algorithm.
     """
-    if algo == "ddpg":
-        run, agent = OFF_POLICY.get(env, ({}, {}))
-        return RunConfig(env=env, agent=DDPGConfig(**agent), **run)
-    if algo not in ("ppo", "ppo_kl"):
-        raise BadInput(f"algorithm {algo!r} is not known: it must be ppo, ppo_kl or ddpg")
-    run, agent = CLASSIC.get(env) or (MUJOCO_DEFAULTS if env in MUJOCO else ({}, {}))
-    if algo == "ppo_kl":
-        own_run, own_agent = PENALTY.get(env, ({}, {}))
-        run, agent = run | own_run, agent | {"clip_eps": None, "kl_coef": 1.0, "kl_target": 0.01} | own_agent
-    return RunConfig(env=env, agent=PPOConfig(**agent), **run)
+    return RunConfig.of(algo, env, **find(algo).presets(env))
 
 
-# Beyond these a typing error is likelier than a wish, and memory ends before the run begins.
-MOST = {"num_envs": 2**16, "num_steps": 2**20, "eval_episodes": 10**5, "seed": 2**64 - 1, "num_seeds": 1024}
-MOST |= {"buffer_size": 10**18, "batch_size": 2**24, "updates_per_step": 10**6, "learning_starts": 10**12}
-MOST |= dict.fromkeys(("total_steps", "eval_every", "checkpoint_every", "log_every", "anneal_steps"), 10**12)
-MOST["eval_max_steps"] = 10**12
+def _is_open(value: Any) -> bool:
+    return isinstance(value, str) and value == BY_ALGORITHM
 
 
-def converted(run: RunConfig) -> RunConfig:
-    """The same settings in the types that their fields declare, which are those that config.json gives back: a whole
-    float such as 1e6 becomes an int, a NumPy or JAX scalar a Python number, 0 or 1 a flag, a list a tuple, and a Path a
-    string.
-
-    Raises:
-      BadInput: `run` is no RunConfig, or one of its settings is of another type.
-    """
-    if not isinstance(run, RunConfig):
-        raise BadInput(f"run is {shown(run)}: it must be a RunConfig")
-    return _converted_fields(run)
-
-
-def _converted_fields(settings: Any) -> Any:
-    kinds, values = get_type_hints(type(settings)), {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        try:
-            values[field.name] = _converted(value, kinds[field.name])
-        except (TypeError, OverflowError):
-            raise BadInput(f"{field.name} is {shown(value)}: it must be {_words(kinds[field.name])}") from None
-    return dataclasses.replace(settings, **values)
-
-
-def _converted(value: Any, kind: Any) -> Any:
-    """`value` as a field of this kind holds it; TypeError where it is of another."""
-    if isinstance(value, jax.Array):
-        value = np.asarray(value)
-    if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
-        value = value.item()
-    if get_origin(kind) in (Union, UnionType):
-        for each in get_args(kind):
-            with contextlib.suppress(TypeError):
-                return _converted(value, each)
-    elif get_origin(kind) is tuple and (isinstance(value, list | tuple | np.ndarray | str) or callable(value)):
-        value = [value] if isinstance(value, str) or callable(value) else value  # One wrapper, or one sweep.
-        return tuple(_converted(each, get_args(kind)[0]) for each in value)
-    elif kind in (int, float, bool, str):
-        return _converted_scalar(value, kind)
-    elif _is(value, kind):
-        return _converted_fields(value) if isinstance(value, PPOConfig | DDPGConfig) else value
-    raise TypeError
-
-
-def _converted_scalar(value: Any, kind: type) -> Any:
-    if kind is str:
-        text = os.fspath(value)
-        if isinstance(text, str):
-            return text
-    elif kind is bool:
-        if isinstance(value, int | float) and value in (0, 1):
-            return bool(value)
-    elif isinstance(value, int | float) and not isinstance(value, bool) and (kind is float or value % 1 == 0):
-        return kind(value)
-    raise TypeError
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether `value` is of a kind that is taken as it is."""
-    if get_origin(kind) is Literal:
-        return isinstance(value, str) and value in get_args(kind)
-    if get_origin(kind) is collections.abc.Callable:
-        return callable(value)
-    return isinstance(kind, type) and isinstance(value, kind)
-
-
-def shown(value: Any) -> str:
-    """A value in a complaint: one line, and not a long one."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", NoneType: "None"}
-
-
-def _words(kind: Any) -> str:
-    """The values that a field of this kind takes."""
-    if get_origin(kind) in (Union, UnionType):
-        *first, last = map(_words, get_args(kind))
-        return f"{', '.join(first)} or {last}"
-    if get_origin(kind) is tuple:
-        return f"a list or a tuple, each of its parts {_words(get_args(kind)[0])}"
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(repr, get_args(kind)))}"
-    if get_origin(kind) is collections.abc.Callable:
-        return "a function"
-    return KINDS.get(kind) or f"a {kind.__name__}"
+def _by_place(row: Algorithm, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by name, sorted into those of the run, of its loop and of its algorithm."""
+    loop, agent = settings_of(row)
+    own = {field.name for field in dataclasses.fields(RunConfig)}
+    parts: dict[str, dict[str, Any]] = {"run": {}, "loop": {}, "agent": {}}
+    for name, value in settings.items():
+        place = "loop" if name in loop else "agent" if name in agent else "run"
+        if place == "run" and name not in own:
+            near = difflib.get_close_matches(name, loop | agent | own, 1)
+            hint = f"; perhaps you meant {near[0]}" if near else f"; jaxrl train --algo {row.name} --help lists them"
+            raise BadInput(f"{row.name} has no setting {name}{hint}")
+        parts[place][name] = value
+    return parts
 
 
 def check_settings(run: RunConfig) -> None:
     """Raises BadInput, in one line, if the settings cannot work whatever the environment."""
-    _check_relevant(run)
-    at_least = {"total_steps": 1, "num_envs": 1, "num_steps": 1, "eval_every": 1, "eval_episodes": 1}
-    at_least |= {"num_seeds": 1, "buffer_size": 1, "learning_starts": 1, "batch_size": 1, "updates_per_step": 1}
-    at_least |= {"checkpoint_every": 1, "log_every": 1, "seed": 0, "anneal_steps": 1, "eval_max_steps": 1}
-    for name, low in at_least.items():
-        number = getattr(run, name)
-        if number is not None and not low <= number <= MOST[name]:
-            raise BadInput(f"{name} is {number}: it must be from {low} to {MOST[name]:,}")
+    _check_algorithm(run)
+    for settings in (run, run.loop):
+        for name, (low, high) in getattr(settings, "RANGES", {}).items():
+            number = getattr(settings, name)
+            if number is not None and not low <= number <= high:
+                raise BadInput(f"{name} is {number}: it must be from {low} to {high:,}")
     if run.init_from is not None and run.resume is not None:
         raise BadInput("init_from begins a run and resume continues one: give one of them")
     if (run.num_seeds > 1 or run.sweep) and (run.render or not (isinstance(run.env, str) or callable(run.env))):
         many = f"num_seeds is {run.num_seeds}" if run.num_seeds > 1 else "sweep stands for several runs"
         odd = "render shows one run" if run.render else "a vector environment belongs to one run"
         raise BadInput(f"{many}, but {odd}: leave one of the two off")
-    if run.anneal_steps is not None and not run.anneals:
+    if getattr(run.loop, "anneal_steps", None) is not None and not run.anneals:
         raise BadInput("anneal_steps is set, but nothing anneals: add anneal_learning_rate or anneal_clip")
     own = isinstance(run.env, VectorEnv) or isinstance(run.eval_env, VectorEnv)
     has_processes = own or "async" in (run.env_backend, run.eval_backend)
@@ -322,10 +240,17 @@ def check_settings(run: RunConfig) -> None:
     if run.render and not isinstance(run.env, str):
         raise BadInput("render opens a window on an environment made from an id: give env as an id, or leave it off")
     _check_evaluation(run)
-    if isinstance(run.agent, DDPGConfig):
-        _check_replay(run)
-    else:
-        _check_minibatches(run, run.agent.num_minibatches)
+    run.row.check(run)
+
+
+def _check_algorithm(run: RunConfig) -> None:
+    """The agent, the loop's settings and the row must belong together."""
+    if run.algo is None or run.agent is None:
+        kinds = " or ".join(configs())
+        raise BadInput(f"agent is {shown(run.agent)}: it must be a {kinds}, or the config of an algorithm of your own")
+    row = run.row
+    if getattr(run.loop, "normalize_reward", False) and not hasattr(run.agent, "gamma"):
+        raise BadInput(f"normalize_reward needs a discount, and {row.config.__name__} has no gamma: leave it off")
 
 
 def _check_evaluation(run: RunConfig) -> None:
@@ -350,44 +275,6 @@ def _check_evaluation(run: RunConfig) -> None:
         raise BadInput("eval_env is a vector environment, which steps as it does: leave eval_backend off")
 
 
-# Settings that one algorithm alone has a use for.
-OWN = {
-    PPOConfig: ("num_steps", "anneal_steps", "normalize_obs", "normalize_reward"),
-    DDPGConfig: ("buffer_size", "learning_starts", "exploration_noise", "batch_size", "updates_per_step"),
-}
-
-
-def _check_relevant(run: RunConfig) -> None:
-    if not isinstance(run.agent, PPOConfig | DDPGConfig):
-        raise BadInput(f"agent is {run.agent!r}: it must be a PPOConfig or a DDPGConfig")
-    defaults = {field.name: field.default for field in dataclasses.fields(run)}
-    for kind, names in OWN.items():
-        odd = [name for name in names if getattr(run, name) != defaults[name]]
-        if odd and not isinstance(run.agent, kind):
-            raise BadInput(f"{odd[0]} is nothing that {run.algo} has a use for: leave it off")
-
-
-def _check_replay(run: RunConfig) -> None:
-    if not 0 <= run.exploration_noise <= 1e6:
-        raise BadInput(f"exploration_noise is {run.exploration_noise}: it must be from 0 to 1,000,000")
-    stored = min(run.learning_starts, run.buffer_size)
-    if run.batch_size > stored:
-        name = "learning_starts" if stored == run.learning_starts else "buffer_size"
-        raise BadInput(
-            f"batch_size {run.batch_size:,} is larger than what is stored when the updates begin: "
-            f"it must be at most {name}, {stored:,}"
-        )
-
-
-def _check_minibatches(run: RunConfig, num_minibatches: int) -> None:
-    rows = run.num_envs * run.num_steps
-    if num_minibatches < 1 or rows % num_minibatches or rows // num_minibatches < 2:
-        raise BadInput(
-            f"num_minibatches {num_minibatches} does not divide the rollout of num_envs {run.num_envs} x "
-            f"num_steps {run.num_steps} = {rows} rows into equal parts of 2 or more"
-        )
-
-
 def claim_run_dir(run: RunConfig, here: Path = Path()) -> Path:
     """Makes the run's folder.
 
@@ -402,7 +289,7 @@ def claim_run_dir(run: RunConfig, here: Path = Path()) -> Path:
       BadInput: there is something in the folder, or it cannot be made.
     """
     if run.run_dir is None:
-        return claim_next_folder(f"{run.algo}-{run.env_name}-seed{run.seed}", here)
+        return claim_next_folder(f"{run.row.name}-{run.env_name}-seed{run.seed}", here)
     named = Path(run.run_dir)
     folder = here / named
     try:
@@ -444,90 +331,3 @@ def reachable(named: Path, here: Path) -> Path:
     """The path `named`, relative to `here`, as it stands where that still leads there: nothing has moved the working
     folder. Else the path from `here`."""
     return named if working_folder() == here else here / named
-
-
-def run_to_json(run: RunConfig) -> dict[str, Any]:
-    """The settings as JSON-able values; an environment that is no id is recorded by name."""
-    wrapper = tuple(map(_name_of, run.wrapper))
-    record = dataclasses.asdict(dataclasses.replace(run, env="", eval_env=None, wrapper=wrapper))
-    record = json.loads(json.dumps(record))
-    eval_env = run.eval_env if run.eval_env is None or isinstance(run.eval_env, str) else repr(run.eval_env)
-    return {"algo": run.algo} | record | {"env": run.env_name, "eval_env": eval_env}
-
-
-def _name_of(wrapper: WrapperLike) -> str:
-    if isinstance(wrapper, str):
-        return wrapper
-    return f"{wrapper.__module__}:{getattr(wrapper, '__qualname__', type(wrapper).__qualname__)}"
-
-
-def run_from_json(record: dict[str, Any]) -> RunConfig:
-    """The inverse of `run_to_json`, for runs on environments with an id."""
-    agent = dict(record["agent"], hidden_sizes=tuple(record["agent"]["hidden_sizes"]))
-    rest = {name: value for name, value in record.items() if name not in ("algo", "agent")}
-    rest |= {name: tuple(rest.get(name, ())) for name in ("wrapper", "sweep")}
-    run = RunConfig(agent=(DDPGConfig if record["algo"] == "ddpg" else PPOConfig)(**agent), **rest)
-    if not isinstance(run.env, str):
-        raise TypeError(f"env is {run.env!r}")
-    if not all(isinstance(each, str) for each in run.wrapper):
-        raise TypeError(f"wrapper is {run.wrapper!r}")
-    for settings in (run, run.agent):
-        for name, kind in get_type_hints(type(settings)).items():
-            value = getattr(settings, name, None)
-            if not _fits(value, kind):
-                raise TypeError(f"{name} is {value!r}")
-    return run
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from JSON is of the kind that a field declares."""
-    if get_origin(kind) in (Union, UnionType):
-        return any(_fits(value, each) for each in get_args(kind))
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(_fits(each, get_args(kind)[0]) for each in value)
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-def load_run(folder: str | Path) -> RunConfig:
-    """The settings of the run in `folder`, set to resume it; BadInput where there is none."""
-    path = Path(folder) / "config.json"
-    try:
-        run = run_from_json(json.loads(path.read_text())["run"])
-        return dataclasses.replace(run, resume=str(folder), init_from=None)
-    except FileNotFoundError as error:
-        raise BadInput(f"{folder} holds no run: there is no {path}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from error
-
-
-# What a resumed run may be told anew: none of it changes what is learned from here on.
-MAY_CHANGE = {"total_steps", "stop_return", "checkpoint_every", "log_every", "render", "env_timeout"}
-MAY_CHANGE |= {"run_dir", "init_from", "resume"}
-
-
-def check_resumable(run: RunConfig, folder: Path) -> dict[str, Any]:
-    """Raises BadInput, naming the setting, if `run` is to resume the run in `folder` and that had other settings; gives
-    those."""
-    path = folder / "config.json"
-    try:
-        before = json.loads(path.read_text())["run"]
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from error
-    now = json.loads(json.dumps(run_to_json(run)))
-    may_change = MAY_CHANGE if run.eval_env is None or isinstance(run.eval_env, str) else {*MAY_CHANGE, "eval_env"}
-    # A setting that came after the run was begun had its default then.
-    default = json.loads(json.dumps(run_to_json(RunConfig(agent=type(run.agent)()))))
-    before = default | before | {"agent": default["agent"] | before.get("agent", {})}
-    for old, new in ((before, now), (before["agent"], now["agent"])):
-        for name in new:
-            if name != "agent" and name not in may_change and old[name] != new[name]:
-                raise BadInput(f"{name} is {new[name]}, but the run in {folder} had {old[name]}: it keeps its settings")
-    if run.anneals and run.anneal_steps is None and run.total_steps != before["total_steps"]:
-        raise BadInput("total_steps cannot change in a run that anneals over it: only one with anneal_steps can")
-    return before

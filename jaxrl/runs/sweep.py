@@ -11,12 +11,13 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from jaxrl.algos.ddpg import DDPGConfig
+from jaxrl.algos.algorithm import Algorithm
 from jaxrl.errors import BadInput
 from jaxrl.loggers.run_log import Evaluation
-from jaxrl.runs.config import MOST, RunConfig, claim_next_folder, load_run, run_to_json
+from jaxrl.runs.config import RunConfig, claim_next_folder
+from jaxrl.runs.record import load_run, run_to_json
 from jaxrl.storage.files import write_atomically
 
 
@@ -69,17 +70,17 @@ def claimed(run: RunConfig, here: Path) -> Iterator[tuple[Path, list[RunConfig]]
         raise
 
 
-def load_study(folder: str | Path) -> RunConfig:
+def load_study(folder: str | Path, algorithm: Algorithm | str | None = None) -> RunConfig:
     """The settings of the run in `folder`, or of the study there, set to resume it; BadInput where there is neither."""
     if (Path(folder) / "config.json").exists() or not (members := _members(Path(folder))):
-        return load_run(folder)
+        return load_run(folder, algorithm)
     seeds = {parts["seed"] for parts in members.values() if "seed" in parts}
     values: dict[str, list[str]] = {}
     for parts in members.values():
         for name in parts.keys() - {"seed"}:
             values.setdefault(name, []).append(parts[name])
     sweep = tuple(f"{name}={','.join(dict.fromkeys(found))}" for name, found in values.items())
-    first, *others = map(load_run, members)
+    first, *others = [load_run(member, algorithm) for member in members]
     if not others and not sweep:
         return first
     total_steps = max(run.total_steps for run in (first, *others))  # One of them may have been taken further.
@@ -89,16 +90,28 @@ def load_study(folder: str | Path) -> RunConfig:
 
 def sweepable(run: RunConfig) -> list[str]:
     """The settings of `run` that can be swept: the numbers that change nothing of the compiled program."""
-    fields = dataclasses.fields(run.agent)
-    leaves = [field.name for field in fields if field.metadata.get("pytree_node", True)]
-    own = ["exploration_noise"] if isinstance(run.agent, DDPGConfig) else []
-    return sorted([name for name in leaves if name != "anneal_updates"] + own)
+    return sorted(_numbers_of(run.agent, True) + _numbers_of(run.loop, False))
+
+
+def _numbers_of(settings: Any, unless_said: bool) -> list[str]:
+    """The fields that can be swept: those that say so, or in a pytree those that are leaves. The others are static."""
+    return [
+        field.name
+        for field in dataclasses.fields(settings)
+        if field.metadata.get("flag", True)
+        and field.metadata.get("sweepable", field.metadata.get("pytree_node", unless_said))
+        and _is_number(get_type_hints(type(settings))[field.name])
+    ]
+
+
+def _is_number(kind: Any) -> bool:
+    return kind is float or float in get_args(kind)
 
 
 def setting_of(study: RunConfig, run: RunConfig) -> dict[str, float]:
     """What `run` has for each of the settings that are swept in `study`."""
     names = dict.fromkeys(_name_of(text) for text in study.sweep)
-    return {name: getattr(run if hasattr(run, name) else run.agent, name) for name in names}
+    return {name: getattr(run.loop if hasattr(run.loop, name) else run.agent, name) for name in names}
 
 
 def _name_of(sweep: str) -> str:
@@ -112,16 +125,17 @@ def _grid(run: RunConfig) -> tuple[list[str], list[dict[str, float]]]:
         name, values = _name_of(text), text.partition("=")[2]
         if name not in sweepable(run):
             raise BadInput(
-                f"sweep of {name!r}: {run.algo} can sweep {', '.join(sweepable(run))}; whatever shapes the program "
+                f"sweep of {name!r}: {run.row.name} can sweep {', '.join(sweepable(run))}; whatever shapes the program "
                 "needs runs of its own"
             )
         axes[name] = axes.get(name, []) + [_number(name, value) for value in values.split(",")]
         if len(set(axes[name])) < len(axes[name]):
             raise BadInput(f"sweep of {name}: a value is given twice in {text!r}")
     settings = [dict(zip(axes, numbers, strict=True)) for numbers in itertools.product(*axes.values())]
-    if len(settings) * run.num_seeds > MOST["num_seeds"]:
+    most = RunConfig.RANGES["num_seeds"][1]
+    if len(settings) * run.num_seeds > most:
         count = f"{len(settings)} settings x {run.num_seeds} seeds"
-        raise BadInput(f"sweep has {count}: it must be at most {MOST['num_seeds']:,} runs")
+        raise BadInput(f"sweep has {count}: it must be at most {most:,} runs")
     return list(axes), settings
 
 
@@ -136,9 +150,10 @@ def _number(name: str, text: str) -> float:
 
 
 def _with_numbers(run: RunConfig, numbers: dict[str, float]) -> RunConfig:
-    own: dict[str, Any] = {name: number for name, number in numbers.items() if hasattr(run, name)}
-    agent = {name: number for name, number in numbers.items() if name not in own}
-    return dataclasses.replace(run, **own, agent=run.agent.replace(**agent))
+    loop = {name: number for name, number in numbers.items() if hasattr(run.loop, name)}
+    agent = {name: number for name, number in numbers.items() if name not in loop}
+    replace = dataclasses.replace
+    return replace(run, loop=replace(run.loop, **loop), agent=replace(run.agent, **agent))
 
 
 def _free_folder(run: RunConfig, names: Sequence[str], here: Path) -> Path:
@@ -148,7 +163,7 @@ def _free_folder(run: RunConfig, names: Sequence[str], here: Path) -> Path:
             raise BadInput(f"run_dir {run.run_dir} is not empty: name a new folder, or continue its runs with resume")
         return Path(run.run_dir)
     seeds = f"seed{run.seed}" if run.num_seeds == 1 else f"seeds{run.seed}-{run.seed + run.num_seeds - 1}"
-    return claim_next_folder("-".join([run.algo, run.env_name, seeds, *names]), here)
+    return claim_next_folder("-".join([run.row.name, run.env_name, seeds, *names]), here)
 
 
 def _members(group: Path) -> dict[Path, dict[str, str]]:

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from jaxrl.algos.ddpg import DDPGConfig
 from jaxrl.algos.networks import host_policy
 from jaxrl.data.normalize import Normalizer, observer
 from jaxrl.data.spaces import describe, layout, width
@@ -32,7 +31,9 @@ from jaxrl.envs.wrappers import follow
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, NotSaved
 from jaxrl.loggers.run_log import Display, Evaluation, RunLog
 from jaxrl.runs.checkpoints import Savepoints, adopt, readable
-from jaxrl.runs.config import RunConfig, check_resumable, claim_run_dir, reachable, run_to_json, shown
+from jaxrl.runs.config import RunConfig, claim_run_dir, reachable
+from jaxrl.runs.convert import shown
+from jaxrl.runs.record import check_resumable, run_to_json
 from jaxrl.runs.stack import Stack, stack_sizes
 from jaxrl.runs.state import Training
 from jaxrl.storage.files import write_atomically
@@ -172,7 +173,7 @@ class Session:
             self._savepoints.tidy_up()
         else:
             if run.init_from is not None:
-                adopt(reachable(Path(run.init_from), self._here), training)
+                adopt(reachable(Path(run.init_from), self._here), training, run.row.networks)
             self._reset_envs(None)
             self._named = claim_run_dir(run, self._here)
             self.run_dir = self._here / self._named
@@ -193,7 +194,7 @@ class Session:
             anew = "" if state["envs"] else "; episodes begin anew, the state of these environments is not known"
             self._log.say(f"resuming {self.folder} at step {training.step:,}{anew}")
         else:
-            self._log.say(f"{self.run.algo} on {self.run.env_name}, seed {self.run.seed}, into {self.folder}")
+            self._log.say(f"{self.run.row.name} on {self.run.env_name}, seed {self.run.seed}, into {self.folder}")
             self._say_what_is_flattened()
         self._say_what_is_normalised()
 
@@ -239,12 +240,18 @@ class Session:
                 evaluations += "their returns are sums of normalised rewards; "
         flags = {"NormalizeObservation": "--normalize-obs", "NormalizeReward": "--normalize-reward"}
         remedy = f"use {' and '.join(flags.get(name, name) for name in names)} instead"
-        if isinstance(self.run.agent, DDPGConfig):
-            remedy = "ddpg has no setting for it, and a saved policy needs observations that are normalised as here"
+        if not hasattr(self.run.loop, "normalize_obs"):
+            name = self.run.row.name
+            remedy = f"{name} has no setting for it, and a saved policy needs observations that are normalised as here"
         self._log.say(
             f"the environment has {' and '.join(names)} inside: no saved policy and no checkpoint holds their "
             f"statistics; {evaluations}{remedy}"
         )
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether a signal has asked the run to stop: then `goes_on` is to be called after this step."""
+        return self._stops.asked_by is not None
 
     def say(self, line: str) -> None:
         """Prints a line above the progress."""
@@ -366,7 +373,7 @@ class Session:
             sums, counts = np.where(finite, rows, 0).sum(0), finite.sum(0)
             means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
             row = dict(zip(self._metric_names, map(float, means), strict=True))
-            if row["skipped_updates"]:
+            if row.get("skipped_updates"):
                 row["skipped_updates"] *= len(rows)
                 self._log.say(f"step {step:,}: {row['skipped_updates']:.0f} gradient steps skipped: not finite")
             self._log.metrics(step, row, wall_time)
@@ -385,7 +392,7 @@ class Session:
         cut: list[FinishedEpisode] = []
         follow(envs.normalizers, training.envs.normalizers)
         self._evaluating = True
-        episodes = evaluate(policy, envs, run.eval_episodes, seed, self._asked, faults, self._bound, cut)
+        episodes = evaluate(policy, envs, run.eval_episodes, seed, lambda: self.stop_asked, faults, self._bound, cut)
         self._evaluating = False
         if episodes is None:  # All of it is done again.
             return False
@@ -420,11 +427,8 @@ class Session:
     def _show(self) -> None:
         seed = stream(self.run.seed, SHOW, self.training.step)
         envs = make_envs(self.run.env, 1, seed, wrapper=self.run.wrapper, render_mode="human")
-        evaluate(_noise_free(self.training), envs, 1, seed, self._asked, max_steps=self.run.eval_max_steps)
+        evaluate(_noise_free(self.training), envs, 1, seed, lambda: self.stop_asked, max_steps=self.run.eval_max_steps)
         envs.close()
-
-    def _asked(self) -> bool:
-        return self._stops.asked_by is not None
 
     def _save_policy(self, name: str, evaluation: Evaluation | None) -> None:
         training, record = self.training, run_to_json(self.run)

@@ -10,17 +10,18 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from jaxrl.algos.ddpg import DDPGConfig
+from jaxrl.algos.algorithm import Algorithm
 from jaxrl.data.normalize import Normalizer
 from jaxrl.device import check_device
 from jaxrl.envs.vector import Envs, make_envs
 from jaxrl.errors import BadInput
 from jaxrl.loggers.run_log import Evaluation
-from jaxrl.runs.config import RunConfig, check_settings, converted, shown, working_folder
+from jaxrl.runs.config import RunConfig, check_settings, working_folder
+from jaxrl.runs.convert import converted, shown
 from jaxrl.runs.sweep import claimed, is_study, write_results
-from jaxrl.training.off_policy import train_ddpg
-from jaxrl.training.on_policy import train_ppo
-from jaxrl.training.runner import Callback, Session
+from jaxrl.training import off_policy, on_policy
+from jaxrl.training.runner import Callback, Session, Sessions
+from jaxrl.training.scheduler import Loop, prepare, programs, serve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +72,14 @@ def _imported(module: str | None, name: str) -> Any:
         return None
 
 
-def train(run: RunConfig, callback: Callback | None = None) -> Result:
+def train(run: RunConfig, callback: Callback | None = None, *, algorithm: Algorithm | None = None) -> Result:
     """Trains as `run` says, and leaves its folder behind.
 
     Args:
-      run: the settings; with `resume` set, those that `jaxrl.runs.config.load_run` gives.
+      run: the settings; with `resume` set, those that `jaxrl.runs.record.load_run` gives.
       callback: called after each update with a Snapshot. It must return None, True, or False, which ends the run
         cleanly. Whatever it raises is let through once a checkpoint is saved.
+      algorithm: a row of your own, which enters the table; None for the one that `run` names.
 
     Returns:
       The result. Environments that were built here are closed; a VectorEnv that `run` brings is left open.
@@ -89,7 +91,7 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
       KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
         saved.
     """
-    run, here = converted(run), working_folder()
+    run, here = _settled(run, algorithm), working_folder()
     if callback is not None and not callable(callback):
         raise BadInput(f"callback is {shown(callback)}: it must be a function of a Snapshot, or None")
     if is_study(run):
@@ -98,7 +100,7 @@ def train(run: RunConfig, callback: Callback | None = None) -> Result:
     return result
 
 
-def train_many(run: RunConfig) -> list[Result]:
+def train_many(run: RunConfig, *, algorithm: Algorithm | None = None) -> list[Result]:
     """Trains the runs that `run.num_seeds` and `run.sweep` stand for side by side. Leaves in the folder of `run` what
     each would leave alone, and `results.csv`: for each what was swept, its seed and its last evaluation.
 
@@ -107,6 +109,7 @@ def train_many(run: RunConfig) -> list[Result]:
 
     Args:
       run: the settings; with `resume` set, those that `jaxrl.runs.sweep.load_study` gives.
+      algorithm: as of `train`.
 
     Returns:
       The results: in the order of the values, and for each of the seeds.
@@ -114,13 +117,27 @@ def train_many(run: RunConfig) -> list[Result]:
     Raises:
       BadInput, EnvironmentLost, KeyboardInterrupt, SystemExit: as `train`; every run is saved.
     """
-    run, here = converted(run), working_folder()
+    run, here = _settled(run, algorithm), working_folder()
     check_settings(run)
     check_device()
     with claimed(run, here) as (group, runs):
         results = _train(runs, here)
     write_results(here / group, run, [(result.run, result.evaluations) for result in results])
     return results
+
+
+def _settled(run: Any, algorithm: Algorithm | None) -> RunConfig:
+    """The settings in the types of their fields, by the algorithm that is given."""
+    if not isinstance(run, RunConfig):
+        raise BadInput(f"run is {shown(run)}: it must be a RunConfig")
+    return converted(run if algorithm is None else run.by(algorithm))
+
+
+def _loop_of(run: RunConfig) -> Loop:
+    """The loop that the run's algorithm names, or brings."""
+    named = {"on_policy": on_policy.LOOP, "off_policy": off_policy.LOOP}
+    loop = run.row.loop
+    return named[loop] if isinstance(loop, str) else Loop(prepare, programs, loop)
 
 
 def _train(runs: Sequence[RunConfig], here: Path, callback: Callback | None = None) -> list[Result]:
@@ -134,8 +151,11 @@ def _train(runs: Sequence[RunConfig], here: Path, callback: Callback | None = No
         for run in runs:
             how: dict[str, Any] = {"wrapper": run.wrapper, "on_fault": run.on_fault, "timeout": run.env_timeout}
             all_envs.append(make_envs(run.env, run.num_envs, run.seed, run.env_backend, **how))
-        loop = train_ddpg if isinstance(runs[0].agent, DDPGConfig) else train_ppo
-        sessions = loop(runs, all_envs, callback, here)
+        loop = _loop_of(runs[0])
+        trainings = [loop.prepare(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
+        with Sessions(runs, trainings, runs[0].row.metrics, callback, here) as sessions:
+            sessions.begin()
+            serve(sessions, loop)
     finally:
         for envs in all_envs:
             if not isinstance(runs[0].env, VectorEnv):  # One that the user has built is the user's to close.

@@ -1,0 +1,176 @@
+"""The table of algorithms: its rows, and how one is found or added."""
+
+import dataclasses
+import functools
+import importlib
+from typing import Any
+
+import numpy as np
+
+from jaxrl.algos import ddpg, ppo
+from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings, check_row
+from jaxrl.errors import BadInput
+from jaxrl.runs import presets
+
+
+def _check_ppo(run: Any) -> None:
+    """The rollout must divide into minibatches, and anneal_steps must have something to anneal."""
+    minibatches, rows = run.agent.num_minibatches, run.num_envs * run.loop.num_steps
+    if minibatches < 1 or rows % minibatches or rows // minibatches < 2:
+        raise BadInput(
+            f"num_minibatches {minibatches} does not divide the rollout of num_envs {run.num_envs} x "
+            f"num_steps {run.loop.num_steps} = {rows} rows into equal parts of 2 or more"
+        )
+
+
+def _anneal(config: ppo.PPOConfig, updates: float) -> ppo.PPOConfig:
+    """The config that anneals over `updates` updates, where anything anneals."""
+    if not (config.anneal_learning_rate or config.anneal_clip):
+        return config
+    return config.replace(anneal_updates=updates)
+
+
+def _check_ddpg(run: Any) -> None:
+    """A batch must be stored before it is sampled."""
+    stored = min(run.loop.learning_starts, run.loop.buffer_size)
+    if run.loop.batch_size > stored:
+        name = "learning_starts" if stored == run.loop.learning_starts else "buffer_size"
+        raise BadInput(
+            f"batch_size {run.loop.batch_size:,} is larger than what is stored when the updates begin: "
+            f"it must be at most {name}, {stored:,}"
+        )
+
+
+def _add_noise(output: Any, rng: np.random.Generator, settings: OffPolicySettings) -> tuple[Any, Any]:
+    """The deterministic action with Gaussian noise, clipped to the bounds."""
+    low, high = _narrowest(output.low), _narrowest(output.high)
+    mode = output.mode()
+    with np.errstate(all="ignore"):
+        noise = settings.exploration_noise * (high - low) / 2 * rng.standard_normal(mode.shape)
+        action = np.clip(mode + noise, low, high).astype(np.float32)
+    return action, action
+
+
+@functools.cache
+def _narrowest(bound: tuple[float, ...]) -> np.ndarray:
+    """Bounds in float32 where that holds them exactly: in the type of the action space that they come from."""
+    exact, narrow = np.asarray(bound), np.asarray(bound, np.float32)
+    return narrow if (exact == narrow).all() else exact
+
+
+PPO = Algorithm(
+    name="ppo",
+    config=ppo.PPOConfig,
+    settings=OnPolicySettings,
+    init=ppo.ppo_init,
+    act=ppo.ppo_act,
+    update=ppo.ppo_update,
+    metrics=ppo.METRICS,
+    loop="on_policy",
+    presets=presets.ppo,
+    check=_check_ppo,
+    horizon=_anneal,
+    update_actor=ppo.ppo_update_actor,
+    update_critic=ppo.ppo_update_critic,
+    networks=("actor", "critic"),
+    suits=lambda config: config.kl_coef is None,
+)
+PPO_KL = PPO._replace(
+    name="ppo_kl",
+    presets=presets.ppo_kl,
+    defaults={"clip_eps": None, "kl_coef": 1.0, "kl_target": 0.01},
+    suits=lambda config: config.kl_coef is not None,
+)
+DDPG = Algorithm(
+    name="ddpg",
+    config=ddpg.DDPGConfig,
+    settings=OffPolicySettings,
+    init=ddpg.ddpg_init,
+    act=ddpg.ddpg_act,
+    update=ddpg.ddpg_update,
+    metrics=ddpg.METRICS,
+    loop="off_policy",
+    presets=presets.ddpg,
+    defaults={"num_envs": 1, "eval_every": 5_000},
+    check=_check_ddpg,
+    explore=_add_noise,
+    networks=("actor", "critic"),
+)
+BUILT_IN = {row.name: row for row in (PPO, PPO_KL, DDPG)}
+_rows: dict[str, Algorithm] = dict(BUILT_IN)
+
+
+def register(row: Algorithm, name: str | None = None) -> Algorithm:
+    """Adds a row to the table, for this process: `RunConfig(algo=row.name)` finds it then.
+
+    Args:
+      row: an algorithm of your own. A row of your own with the same name is replaced.
+      name: what it is to be found under; None for `row.name`.
+
+    Returns:
+      The row.
+
+    Raises:
+      BadInput: the row lacks something, or its name is that of a built-in one.
+    """
+    check_row(row)
+    name = row.name if name is None else name
+    if BUILT_IN.get(row.name, row) is not row or BUILT_IN.get(name, row) is not row:
+        raise BadInput(f"the algorithm's name {row.name} is that of a built-in one: give it another")
+    _rows[name] = row
+    return row
+
+
+def find(name: str) -> Algorithm:
+    """The row of that name; where the name is `package.module:ROW`, the module is imported.
+
+    Raises:
+      BadInput: there is none, or the module cannot be imported or has no such row.
+    """
+    if name in _rows:
+        return _rows[name]
+    if not isinstance(name, str) or ":" not in name:
+        known = ", ".join(_rows)
+        raise BadInput(f"algorithm {name!r} is not known: it must be {known}, or package.module:ROW of your own")
+    module, _, attribute = name.partition(":")
+    try:
+        row = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # Whatever the module raises, it is the user's.
+        why = f"{module} has no {attribute}" if isinstance(error, AttributeError) else str(error)
+        raise BadInput(f"algorithm {name} cannot be imported: {why}") from error
+    if not isinstance(row, Algorithm):
+        raise BadInput(f"algorithm {name} is a {type(row).__name__}: it must be a jaxrl.Algorithm")
+    return register(row, name)
+
+
+def is_known(name: Any) -> bool:
+    """Whether the table has a row of that name now, without an import."""
+    return isinstance(name, str) and name in _rows
+
+
+def name_for(config: Any) -> str | None:
+    """The name of the first row that this config is one of; None where there is none."""
+    return next((name for name, row in _rows.items() if type(config) is row.config and row.suits(config)), None)
+
+
+def names() -> list[str]:
+    """The names of all rows."""
+    return list(_rows)
+
+
+def configs() -> list[str]:
+    """The names of the classes of config that the table knows."""
+    return list(dict.fromkeys(row.config.__name__ for row in _rows.values()))
+
+
+def settings_of(row: Algorithm) -> tuple[set[str], set[str]]:
+    """The names of the settings of a row's loop, and of its config."""
+    loop, agent = ({field.name for field in dataclasses.fields(kind)} for kind in (row.settings, row.config))
+    return loop, agent
+
+
+def check_names(row: Algorithm, of_run: set[str]) -> None:
+    """Raises BadInput where a setting of the row has the name of one of a run's, `of_run`, or two have one name."""
+    loop, agent = settings_of(row)
+    if clash := (loop & agent) | ((loop | agent) & of_run):
+        raise BadInput(f"{row.name} has a setting {min(clash)}, which stands elsewhere in a run: give it another name")
