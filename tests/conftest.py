@@ -37,16 +37,6 @@ def _float_width(bits: int) -> Iterator[None]:
         jax.config.update("jax_enable_x64", before)
 
 
-@pytest.fixture(autouse=True)
-def _own_threads() -> Iterator[None]:
-    """A command says how many threads XLA takes in its process, which is this one where a test calls it; processes that
-    the next test starts are not to inherit that."""
-    before = os.environ.get("NPROC")
-    yield
-    if before is None:
-        os.environ.pop("NPROC", None)
-
-
 @pytest.fixture(params=[64, 32], ids=["float64", "float32"])
 def tolerance(request: pytest.FixtureRequest) -> Iterator[float]:
     """Runs the test in float64 and in float32; the value is the relative error that is allowed there."""

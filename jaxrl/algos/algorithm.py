@@ -6,8 +6,11 @@ figures come with it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from jaxrl.errors import BadInput
 
@@ -67,6 +70,23 @@ def sample(output: Any, rng: Any, settings: Any) -> tuple[Any, Any]:
     """An action drawn from a distribution, as it is recorded and as the environment gets it."""
     action = output.sample(rng)
     return action, output.to_env(action)
+
+
+def add_noise(output: Any, rng: np.random.Generator, settings: OffPolicySettings) -> tuple[Any, Any]:
+    """The deterministic action with Gaussian noise, clipped to the bounds."""
+    low, high = _narrowest(output.low), _narrowest(output.high)
+    mode = output.mode()
+    with np.errstate(all="ignore"):
+        noise = settings.exploration_noise * (high - low) / 2 * rng.standard_normal(mode.shape)
+        action = np.clip(mode + noise, low, high).astype(np.float32)
+    return action, action
+
+
+@functools.cache
+def _narrowest(bound: tuple[float, ...]) -> np.ndarray:
+    """Bounds in float32 where that holds them exactly: in the type of the action space that they come from."""
+    exact, narrow = np.asarray(bound), np.asarray(bound, np.float32)
+    return narrow if (exact == narrow).all() else exact
 
 
 def no_horizon(config: Any, updates: float) -> Any:

@@ -1,14 +1,11 @@
 """The table of algorithms: its rows, and how one is found or added."""
 
 import dataclasses
-import functools
 import importlib
 from typing import Any
 
-import numpy as np
-
 from jaxrl.algos import ddpg, ppo
-from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings, check_row
+from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings, add_noise, check_row
 from jaxrl.errors import BadInput
 from jaxrl.runs import presets
 
@@ -39,23 +36,6 @@ def _check_ddpg(run: Any) -> None:
             f"batch_size {run.loop.batch_size:,} is larger than what is stored when the updates begin: "
             f"it must be at most {name}, {stored:,}"
         )
-
-
-def _add_noise(output: Any, rng: np.random.Generator, settings: OffPolicySettings) -> tuple[Any, Any]:
-    """The deterministic action with Gaussian noise, clipped to the bounds."""
-    low, high = _narrowest(output.low), _narrowest(output.high)
-    mode = output.mode()
-    with np.errstate(all="ignore"):
-        noise = settings.exploration_noise * (high - low) / 2 * rng.standard_normal(mode.shape)
-        action = np.clip(mode + noise, low, high).astype(np.float32)
-    return action, action
-
-
-@functools.cache
-def _narrowest(bound: tuple[float, ...]) -> np.ndarray:
-    """Bounds in float32 where that holds them exactly: in the type of the action space that they come from."""
-    exact, narrow = np.asarray(bound), np.asarray(bound, np.float32)
-    return narrow if (exact == narrow).all() else exact
 
 
 PPO = Algorithm(
@@ -93,11 +73,11 @@ DDPG = Algorithm(
     presets=presets.ddpg,
     defaults={"num_envs": 1, "eval_every": 5_000},
     check=_check_ddpg,
-    explore=_add_noise,
+    explore=add_noise,
     networks=("actor", "critic"),
 )
 BUILT_IN = {row.name: row for row in (PPO, PPO_KL, DDPG)}
-_rows: dict[str, Algorithm] = dict(BUILT_IN)
+ROWS: dict[str, Algorithm] = dict(BUILT_IN)
 
 
 def register(row: Algorithm, name: str | None = None) -> Algorithm:
@@ -117,7 +97,7 @@ def register(row: Algorithm, name: str | None = None) -> Algorithm:
     name = row.name if name is None else name
     if BUILT_IN.get(row.name, row) is not row or BUILT_IN.get(name, row) is not row:
         raise BadInput(f"the algorithm's name {row.name} is that of a built-in one: give it another")
-    _rows[name] = row
+    ROWS[name] = row
     return row
 
 
@@ -127,10 +107,10 @@ def find(name: str) -> Algorithm:
     Raises:
       BadInput: there is none, or the module cannot be imported or has no such row.
     """
-    if name in _rows:
-        return _rows[name]
+    if name in ROWS:
+        return ROWS[name]
     if not isinstance(name, str) or ":" not in name:
-        known = ", ".join(_rows)
+        known = ", ".join(ROWS)
         raise BadInput(f"algorithm {name!r} is not known: it must be {known}, or package.module:ROW of your own")
     module, _, attribute = name.partition(":")
     try:
@@ -145,22 +125,22 @@ def find(name: str) -> Algorithm:
 
 def is_known(name: Any) -> bool:
     """Whether the table has a row of that name now, without an import."""
-    return isinstance(name, str) and name in _rows
+    return isinstance(name, str) and name in ROWS
 
 
 def name_for(config: Any) -> str | None:
     """The name of the first row that this config is one of; None where there is none."""
-    return next((name for name, row in _rows.items() if type(config) is row.config and row.suits(config)), None)
+    return next((name for name, row in ROWS.items() if type(config) is row.config and row.suits(config)), None)
 
 
 def names() -> list[str]:
     """The names of all rows."""
-    return list(_rows)
+    return list(ROWS)
 
 
 def configs() -> list[str]:
     """The names of the classes of config that the table knows."""
-    return list(dict.fromkeys(row.config.__name__ for row in _rows.values()))
+    return list(dict.fromkeys(row.config.__name__ for row in ROWS.values()))
 
 
 def settings_of(row: Algorithm) -> tuple[set[str], set[str]]:

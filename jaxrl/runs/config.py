@@ -161,6 +161,20 @@ class RunConfig:
         own = {name: value for name, value in own.items() if name not in getattr(self, "_chosen", ())}
         return type(self)(**own | {"algo": row.name})
 
+    def with_settings(self, **settings: Any) -> Self:
+        """The same run with some settings changed, by name, whether they are the run's, the loop's or the algorithm's.
+
+        Raises:
+          BadInput: the algorithm has no such setting.
+        """
+        parts = _by_place(self.row, settings)
+        changed = {place: dataclasses.replace(getattr(self, place), **parts[place]) for place in ("agent", "loop")}
+        return dataclasses.replace(self, **changed | parts["run"])
+
+    def setting(self, name: str) -> Any:
+        """The value of a setting of that name, whether it is the run's, the loop's or the algorithm's."""
+        return next(getattr(place, name) for place in (self, self.loop, self.agent) if hasattr(place, name))
+
     @property
     def row(self) -> Algorithm:
         """The algorithm's row in the table."""

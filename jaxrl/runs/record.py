@@ -69,6 +69,8 @@ def _tuples(kind: type, record: dict[str, Any]) -> dict[str, Any]:
 
 def _fits(value: Any, kind: Any) -> bool:
     """Whether a value read from JSON is of the kind that a field declares."""
+    if kind is Any:
+        return True
     if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
     if get_origin(kind) is tuple:

@@ -50,7 +50,7 @@ def runs_of(run: RunConfig, here: Path = Path()) -> tuple[Path, list[RunConfig]]
         parts = [f"{name}={number!r}" for name, number in numbers.items()]
         folder = group.joinpath(*parts, *([f"seed-{seed}"] if run.num_seeds > 1 else []))
         one = dataclasses.replace(run, seed=seed, num_seeds=1, sweep=(), run_dir=str(folder))
-        runs.append(_with_numbers(one, numbers))
+        runs.append(one.with_settings(**numbers))
     return group, runs
 
 
@@ -111,7 +111,7 @@ def _is_number(kind: Any) -> bool:
 def setting_of(study: RunConfig, run: RunConfig) -> dict[str, float]:
     """What `run` has for each of the settings that are swept in `study`."""
     names = dict.fromkeys(_name_of(text) for text in study.sweep)
-    return {name: getattr(run.loop if hasattr(run.loop, name) else run.agent, name) for name in names}
+    return {name: run.setting(name) for name in names}
 
 
 def _name_of(sweep: str) -> str:
@@ -147,13 +147,6 @@ def _number(name: str, text: str) -> float:
     if not math.isfinite(number):
         raise BadInput(f"sweep of {name}: {text!r} is no finite number; write --sweep {name}=0.1,0.2")
     return number
-
-
-def _with_numbers(run: RunConfig, numbers: dict[str, float]) -> RunConfig:
-    loop = {name: number for name, number in numbers.items() if hasattr(run.loop, name)}
-    agent = {name: number for name, number in numbers.items() if name not in loop}
-    replace = dataclasses.replace
-    return replace(run, loop=replace(run.loop, **loop), agent=replace(run.agent, **agent))
 
 
 def _free_folder(run: RunConfig, names: Sequence[str], here: Path) -> Path:

@@ -151,11 +151,7 @@ def _train(runs: Sequence[RunConfig], here: Path, callback: Callback | None = No
         for run in runs:
             how: dict[str, Any] = {"wrapper": run.wrapper, "on_fault": run.on_fault, "timeout": run.env_timeout}
             all_envs.append(make_envs(run.env, run.num_envs, run.seed, run.env_backend, **how))
-        loop = _loop_of(runs[0])
-        trainings = [loop.prepare(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
-        with Sessions(runs, trainings, runs[0].row.metrics, callback, here) as sessions:
-            sessions.begin()
-            serve(sessions, loop)
+        sessions = train_in(runs, all_envs, callback, here)
     finally:
         for envs in all_envs:
             if not isinstance(runs[0].env, VectorEnv):  # One that the user has built is the user's to close.
@@ -165,6 +161,23 @@ def _train(runs: Sequence[RunConfig], here: Path, callback: Callback | None = No
     if sessions.stopped_by is not None:
         raise SystemExit(128 + sessions.stopped_by)
     return [_result(session) for session in sessions]
+
+
+def train_in(
+    runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Callback | None = None, here: Path = Path()
+) -> Sessions:
+    """Trains each of `runs`, which differ in numbers only, in environments of its own. Relative paths start from the
+    folder `here`.
+
+    Returns:
+      What is left of each, once its run is over.
+    """
+    loop, row = _loop_of(runs[0]), runs[0].row
+    trainings = [loop.prepare(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
+    with Sessions(runs, trainings, row.metrics, callback, here) as sessions:
+        sessions.begin()
+        serve(sessions, loop)
+    return sessions
 
 
 def _result(session: Session) -> Result:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted import Endless, Probe
+from settings import run_config
 
-from jaxrl import PPOConfig, RunConfig, load_policy, ppo_act, train
+from jaxrl import PPOConfig, load_policy, ppo_act, train
 from jaxrl.cli.main import train_command
 from jaxrl.runs.config import default_run
 from jaxrl.training.evaluate import evaluate, make_eval_envs
@@ -19,7 +20,7 @@ QUICK = PPOConfig(
 
 def learn(tmp_path, env, total_steps, agent=QUICK, **settings):
     """Trains on `env`; returns the value function and the policy."""
-    run = RunConfig(
+    run = run_config(
         env=env, agent=agent, total_steps=total_steps, num_envs=4, num_steps=32, eval_every=10**9, eval_episodes=2,
         run_dir=str(tmp_path / "run"), **settings,
     )  # fmt: skip

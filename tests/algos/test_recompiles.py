@@ -9,9 +9,10 @@ from pathlib import Path
 
 import jax
 import pytest
+from settings import run_config
 
-from jaxrl import DDPGConfig, PPOConfig, RunConfig, train
-from jaxrl.runs.config import load_run
+from jaxrl import DDPGConfig, PPOConfig, train
+from jaxrl.runs.record import load_run
 
 ROOT = Path(__file__).parents[2]
 LOWERINGS = []
@@ -22,15 +23,15 @@ jax.monitoring.register_event_duration_secs_listener(
 COMMON = {"total_steps": 1024, "eval_every": 200, "eval_episodes": 2, "checkpoint_every": 150, "log_every": 64}
 PPO = PPOConfig(hidden_sizes=(8, 8), num_minibatches=4, num_epochs=2)
 RUNS = {
-    "ppo, annealed": RunConfig(
+    "ppo, annealed": run_config(
         env="CartPole-v1", agent=PPO.replace(anneal_learning_rate=True, anneal_clip=True), num_steps=32, num_envs=4,
         **COMMON,
     ),
-    "ppo_kl, normalised": RunConfig(
+    "ppo_kl, normalised": run_config(
         env="Pendulum-v1", agent=PPO.replace(clip_eps=None, kl_coef=1.0, kl_target=0.01, stop_kl=0.02), num_steps=32,
         num_envs=4, normalize_obs=True, normalize_reward=True, **COMMON,
     ),
-    "ddpg": RunConfig(
+    "ddpg": run_config(
         env="Pendulum-v1", agent=DDPGConfig(hidden_sizes=(8, 8)), learning_starts=100, buffer_size=400, batch_size=16,
         **COMMON,
     ),
@@ -70,7 +71,7 @@ def test_the_count_sees_a_compilation(tmp_path):
 
 RESUMED = """
 import sys, jax
-from jaxrl.runs.config import load_run
+from jaxrl.runs.record import load_run
 from jaxrl.training.train import train
 misses = []
 jax.monitoring.register_event_listener(lambda event, **_: misses.append(event) if "cache_miss" in event else None)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+from settings import run_config
 
 from jaxrl import (
     BadInput,
@@ -23,7 +24,6 @@ from jaxrl import (
     EnvironmentFault,
     EnvironmentLost,
     PPOConfig,
-    RunConfig,
     Transition,
     checks,
     ddpg,
@@ -44,6 +44,8 @@ from jaxrl.data.normalize import normalizer_init
 from jaxrl.errors import NotSaved
 from jaxrl.loggers.run_log import Evaluation
 from jaxrl.ops.distributions import Categorical, MultiCategorical
+from jaxrl.runs.algorithms import PPO as PPO_ROW
+from jaxrl.runs.algorithms import ROWS
 from jaxrl.runs.config import check_settings
 from jaxrl.storage.files import DamagedFile
 from jaxrl.training.train import Result
@@ -290,9 +292,9 @@ OTHERS = {
     "no config": (lambda: ppo_init(KEY, None, OBSERVATIONS, DISCRETE), "config is None: it must be a PPOConfig"),
     "a class": (lambda: ppo_init(KEY, PPOConfig, OBSERVATIONS, DISCRETE), "config is the class PPOConfig"),
     "a dict": (lambda: ddpg_init(KEY, {"tau": 0.1}, OBSERVATIONS, BOX), "config is a dict"),
-    "a run's config": (lambda: ppo_init(KEY, RunConfig(), OBSERVATIONS, DISCRETE), "config is a RunConfig"),
-    "another agent": (lambda: check_settings(RunConfig(agent="ppo")), "agent is 'ppo': it must be a PPOConfig or a"),
-    "no agent": (lambda: train(RunConfig(agent=None)), "agent is None"),
+    "a run's config": (lambda: ppo_init(KEY, run_config(), OBSERVATIONS, DISCRETE), "config is a RunConfig"),
+    "another agent": (lambda: check_settings(run_config(agent="ppo")), "agent is 'ppo': it must be a PPOConfig or a"),
+    "no agent": (lambda: train(run_config(agent=None)), "agent is None"),
     "DDPG's state": (lambda: ppo_update(ddpg_state, rollout()), "state is a DDPGState: it must be a PPOState"),
     "PPO's state": (lambda: ddpg_update(states["Box"], batch()), "state is a PPOState: it must be a DDPGState"),
     "DDPG's state to act": (lambda: ppo_act(ddpg_state, batch().obs), "state is a DDPGState"),
@@ -435,8 +437,8 @@ def test_a_loop_counts_the_policy_of_each_row(tmp_path, monkeypatch):
     """Networks of 0.3 GiB, and 8,192 rows of a million logits each, old and new."""
     monkeypatch.setattr(checks, "free_bytes", lambda: 8.0 * 2**30)
     agent = PPO.replace(hidden_sizes=(8,))
-    run = RunConfig(env=ManyActions, agent=agent, num_envs=8, num_steps=1024, run_dir=str(tmp_path / "run"))
-    monkeypatch.setattr("jaxrl.training.on_policy.ppo_init", lambda *_: states["Discrete"])
+    run = run_config(env=ManyActions, agent=agent, num_envs=8, num_steps=1024, run_dir=str(tmp_path / "run"))
+    monkeypatch.setitem(ROWS, "ppo", PPO_ROW._replace(init=lambda *_: states["Discrete"]))
     with pytest.raises(BadInput, match=r"num_steps 1,024 x num_envs 8 takes 61\.\d GiB, and 8\.0 are free"):
         train(run)
     assert not (tmp_path / "run").exists()
@@ -501,7 +503,9 @@ sys.stdout.buffer.write(pickle.dumps((result, answer)))
 
 def a_result():
     evaluations = [Evaluation(64, 1.0, 0.5, 0.0, 2.0, 10, 1.5)]
-    return Result(states["Box"], normalizer_init(S, N, True, True), evaluations, 64, Path("runs"), RunConfig(agent=PPO))
+    return Result(
+        states["Box"], normalizer_init(S, N, True, True), evaluations, 64, Path("runs"), run_config(agent=PPO)
+    )
 
 
 def test_another_process_goes_on_to_the_same_bits():
@@ -524,7 +528,7 @@ def test_a_result_can_be_copied(how):
 
 @pytest.mark.parametrize("how", ["pickle", "cloudpickle", "deepcopy"])
 def test_a_result_leaves_behind_what_no_other_process_could_import(cartpoles, how):
-    run = RunConfig(
+    run = run_config(
         env=cartpoles["sync"], eval_env=lambda: gym.make("CartPole-v1"), wrapper=(ManyActions, lambda env: env)
     )
     copied = COPIES[how](dataclasses.replace(a_result(), run=run)).run

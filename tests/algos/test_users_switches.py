@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from settings import run_config
 
 import jaxrl
 from jaxrl import (
     DDPGConfig,
     PPOConfig,
-    RunConfig,
     Transition,
     adapt_kl_coef,
     clipped_surrogate,
@@ -298,15 +298,15 @@ COMMON = {"total_steps": 64, "num_envs": 2, "eval_every": 32, "eval_episodes": 2
 COMMON |= {"checkpoint_every": 32, "log_every": 32}
 OFF = {"learning_starts": 16, "batch_size": 8, "buffer_size": 40}
 RUNS = {
-    "ppo": RunConfig(env=multi_discrete, agent=PPO, num_steps=16, normalize_obs=True, normalize_reward=True, **COMMON),
-    "ppo_kl": RunConfig(
+    "ppo": run_config(env=multi_discrete, agent=PPO, num_steps=16, normalize_obs=True, normalize_reward=True, **COMMON),
+    "ppo_kl": run_config(
         env=box, num_steps=16, **COMMON,
         agent=PPO.replace(
             clip_eps=None, kl_coef=1.0, kl_target=0.01, stop_kl=0.5, ent_coef=0.1, anneal_learning_rate=True,
             squash_actions=True,
         ),
     ),
-    "ddpg": RunConfig(env=box, agent=DDPG, **OFF, **COMMON),
+    "ddpg": run_config(env=box, agent=DDPG, **OFF, **COMMON),
 }  # fmt: skip
 
 

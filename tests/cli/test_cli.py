@@ -8,16 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gymnasium as gym
-import numpy as np
 import pytest
-from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
 
+from jaxrl.algos.algorithm import OffPolicySettings, OnPolicySettings
 from jaxrl.algos.ddpg import DDPGConfig
 from jaxrl.algos.ppo import PPOConfig
-from jaxrl.cli.main import _choose_threads, _gathered, evaluate_command, main, parse_run, train_command
-from jaxrl.runs.config import OWN, RunConfig
+from jaxrl.cli.main import _gathered, evaluate_command, main, parse_run, train_command
+from jaxrl.runs.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
@@ -169,85 +166,37 @@ print(train_command(["--env", "CartPol-v1"]), gc.isenabled() == was, gc.get_free
     assert run.stdout == f"2 True {set_apart}\n"
 
 
-class ManyActions(gym.Env):
-    observation_space, action_space = spaces.Box(-1.0, 1.0, (1,)), spaces.Discrete(100)
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros(1, np.float32), {}
-
-
-class FewActions(gym.Wrapper):
-    action_space = spaces.Discrete(2)
-
-
-FEW_ROWS = ["--num-envs", "8", "--num-steps", "64", "--num-minibatches", "1"]
-MANY_ROWS = ["--num-envs", "8", "--num-steps", "256", "--num-minibatches", "1"]
-
-
-@pytest.mark.parametrize(
-    ("flags", "cores", "threads"),
-    [
-        ([*FEW_ROWS], 2, "1"),
-        ([*FEW_ROWS, "--algo", "ppo_kl"], 2, "1"),
-        ([*FEW_ROWS], 1, None),
-        ([*FEW_ROWS], 4, None),
-        ([*MANY_ROWS], 2, None),
-        ([*MANY_ROWS, "--num-minibatches", "4"], 2, "1"),
-        ([*FEW_ROWS, "--hidden-sizes", "64", "256"], 2, None),
-        ([*MANY_ROWS, "--hidden-sizes", "16", "16"], 2, None),
-        ([*MANY_ROWS, "--num-minibatches", "2", "--hidden-sizes", "32", "32"], 2, "1"),
-        (["--algo", "ddpg", "--env", "Pendulum-v1", "--hidden-sizes", "8", "8"], 2, None),
-        (["--env", "ManyActions-v0", *FEW_ROWS, "--wrapper", "test_cli:FewActions"], 2, "1"),
-        (["--env", "ManyActions-v0", *FEW_ROWS], 2, None),
-    ],
-)
-def test_small_minibatches_of_many_runs_take_one_thread_of_two(flags, cores, threads, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    monkeypatch.delenv("NPROC", raising=False)
-    monkeypatch.setitem(gym.registry, "ManyActions-v0", EnvSpec("ManyActions-v0", entry_point=ManyActions))
-    _choose_threads(parse_run(flags))
-    assert os.environ.get("NPROC") == threads
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted by Linux's /proc")
-@pytest.mark.parametrize(("asked", "counted"), [(None, 1), ("3", 3)])
-def test_that_many_threads_are_taken(asked, counted):
+@pytest.mark.parametrize(
+    ("flags", "set_before", "counted"),
+    [(["--num-threads", "1"], None, 1), (["--num-threads=2"], None, 2), (["--num-threads", "1"], "3", 3)],
+)
+def test_that_many_threads_are_taken(flags, set_before, counted):
     """By a command of its own, JAX imported, at its first array."""
     script = f"""
-import os
-os.sched_getaffinity = lambda _: {{0, 1}}
 from pathlib import Path
-from jaxrl.cli.main import _choose_threads, parse_run
-import jax
-_choose_threads(parse_run({FEW_ROWS}))
-jax.numpy.ones(2).block_until_ready()
+from jaxrl.cli.main import train_command
+code = train_command([*{flags}, *{QUICK}, "--total-steps", "64"])
 names = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
-print(names.count("tf_XLAEigen"), names)
+print("COUNTED", code, names.count("tf_XLAEigen"))
 """
-    env = {name: value for name, value in os.environ.items() if name != "NPROC"} | ({"NPROC": asked} if asked else {})
+    env = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    env |= {"NPROC": set_before} if set_before else {}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, check=True)
-    assert run.stdout.startswith(f"{counted} "), run.stdout
+    assert run.stdout.splitlines()[-1] == f"COUNTED 0 {counted}", run.stdout
 
 
-def test_the_other_thread_would_change_no_bit():
-    """At the largest minibatches that are small."""
-    script = """
-import hashlib, jax, numpy as np
-from gymnasium import spaces
-from jaxrl import PPOConfig, Transition, ppo_init, ppo_update
-for rows, seen, width in (((64, 8), 17, 64), ((128, 8), 376, 32)):
-    rng, sizes = np.random.default_rng(0), ((seen,), (seen,), (17,), ())
-    obs, after, action, reward = (rng.normal(size=(*rows, *size)).astype(np.float32) for size in sizes)
-    never = np.zeros(rows, bool)
-    config = PPOConfig(hidden_sizes=(width, width), num_minibatches=1, num_epochs=3)
-    state = ppo_init(jax.random.key(0), config, spaces.Box(-1.0, 1.0, (seen,)), spaces.Box(-1.0, 1.0, (17,)))
-    after = jax.jit(ppo_update)(state, Transition(obs, action, reward, after, never, never))[0]
-    learned = jax.tree.leaves((after.actor.params, after.critic.params))
-    print(hashlib.md5(b"".join(np.asarray(leaf).tobytes() for leaf in learned)).hexdigest())
-"""
-    command, one, two = [sys.executable, "-c", script], dict(os.environ, NPROC="1"), dict(os.environ, NPROC="2")
-    said = [subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout for env in (one, two)]
-    assert said[0] == said[1] and len(said[0]) == 2 * 33
+@pytest.mark.parametrize("number", ["0", "-1", "1.5", "many", ""])
+def test_threads_that_are_no_number_are_refused(number, capsys):
+    assert train_command([f"--num-threads={number}"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "it must be a whole number from 1 on, or none" in err
+
+
+def test_target_kl_is_refused_by_the_two_that_come_near_it(capsys):
+    assert train_command(["--target-kl", "0.01"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "--stop-kl" in err and "--kl-target" in err
 
 
 @pytest.mark.parametrize(
@@ -314,7 +263,7 @@ def test_flags_reach_the_run():
             "4",
         ]
     )
-    assert (run.env, run.seed, run.total_steps, run.normalize_obs, run.stop_return) == (
+    assert (run.env, run.seed, run.total_steps, run.loop.normalize_obs, run.stop_return) == (
         "Hopper-v5",
         3,
         1_000_000,
@@ -325,22 +274,28 @@ def test_flags_reach_the_run():
     assert (agent.kl_target, agent.clip_eps, agent.hidden_sizes, agent.num_epochs) == (None, 0.3, (32, 16), 4)
     assert type(run) is RunConfig
     assert type(agent) is PPOConfig
-    assert run.normalize_reward, "what no flag touches is the task's default"
+    assert run.loop.normalize_reward, "what no flag touches is the task's default"
 
 
-@pytest.mark.parametrize("algo, own, other", [("ppo", PPOConfig, DDPGConfig), ("ddpg", DDPGConfig, PPOConfig)])
+@pytest.mark.parametrize(
+    "algo, own, other",
+    [
+        ("ppo", (PPOConfig, OnPolicySettings), OffPolicySettings),
+        ("ddpg", (DDPGConfig, OffPolicySettings), OnPolicySettings),
+    ],
+)
 def test_every_setting_has_a_flag_with_a_word_on_it(capsys, algo, own, other):
     with pytest.raises(SystemExit) as end:
         train_command(["--algo", algo, "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for name in [*RunConfig.__dataclass_fields__, *own.__dataclass_fields__]:
-        if name in ("agent", "anneal_updates", *OWN[other]):
+    for name in [name for kind in (RunConfig, *own) for name in kind.__dataclass_fields__]:
+        if name in ("agent", "loop", "anneal_updates"):
             continue
         flag = f"--{name.replace('_', '-')}"
         described = re.search(rf"{flag}[ ,].*?\(default", " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split()))
         assert described and len(described[0]) > len(flag) + 20, flag
-    for name in OWN[other]:
+    for name in other.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" not in text
 
 

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
+from settings import run_config
 
-from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, ddpg_init, load_policy, make_envs, ppo_init, train
+from jaxrl import BadInput, DDPGConfig, PPOConfig, ddpg_init, load_policy, make_envs, ppo_init, train
 from jaxrl.algos.networks import host_policy
 from jaxrl.algos.ppo import num_outputs
 from jaxrl.cli.main import evaluate_command, train_command
@@ -148,11 +149,11 @@ def test_ddpg_acts_in_every_box(tmp_path, actions):
     acted(tmp_path, ddpg_init, DDPGConfig(hidden_sizes=(4, 4)), "nested", actions)
 
 
-PPO = RunConfig(
+PPO = run_config(
     agent=PPOConfig(hidden_sizes=(16, 16), num_minibatches=4, num_epochs=8, actor_learning_rate=1e-2),
     total_steps=8_000, num_envs=4, num_steps=64, eval_every=10**6, eval_episodes=1,
 )  # fmt: skip
-DDPG = RunConfig(
+DDPG = run_config(
     agent=DDPGConfig(hidden_sizes=(4, 4)), total_steps=40, learning_starts=8, batch_size=4, buffer_size=64,
     eval_every=10**6, eval_episodes=1,
 )  # fmt: skip

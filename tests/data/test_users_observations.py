@@ -19,8 +19,9 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
+from settings import run_config
 
-from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, load_policy, make_envs
+from jaxrl import BadInput, DDPGConfig, PPOConfig, load_policy, make_envs
 from jaxrl.algos.networks import DeterministicActor, apply_function
 from jaxrl.algos.ppo import _actor_for, num_outputs
 from jaxrl.cli.main import evaluate_command, train_command
@@ -29,7 +30,7 @@ from jaxrl.data.spaces import describe, flatten, layout, layout_from_json, layou
 from jaxrl.errors import EnvironmentFault
 from jaxrl.storage.files import load_arrays, save_tree
 from jaxrl.storage.policy import save_policy
-from jaxrl.training.off_policy import train_ddpg
+from jaxrl.training.train import train_in
 
 TWO = spaces.Discrete(2)
 ZERO = np.zeros(3, np.float32)
@@ -526,12 +527,12 @@ class Paid(Told):
 
 def test_ddpg_learns_from_kinds_and_its_buffer_holds_rows(tmp_path):
     space = OBSERVATIONS["all"]
-    run = RunConfig(
+    run = run_config(
         env=functools.partial(Paid, space, samples(space, 8)), agent=DDPGConfig(hidden_sizes=(4, 4)), total_steps=24,
         learning_starts=8, batch_size=4, buffer_size=32, eval_episodes=1, run_dir=str(tmp_path / "run"),
     )  # fmt: skip
     told = flat(space, samples(space, 8))
-    [session] = train_ddpg([run], [make_envs(run.env, 1, 0)])
+    [session] = train_in([run], [make_envs(run.env, 1, 0)])
     stored = np.concatenate([session.training.replay.rows.obs[:24], session.training.replay.rows.next_obs[:24]])
     assert {row.tobytes() for row in stored} == {row.tobytes() for row in told}
     action = load_policy(tmp_path / "run")(samples(space, 1)[0])

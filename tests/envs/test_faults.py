@@ -13,16 +13,17 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import DictInfoToList
 from scripted import EPISODES, Scripted, ScriptedVector
+from settings import run_config
 
-from jaxrl import BadInput, DDPGConfig, EnvironmentFault, EnvironmentLost, PPOConfig, RunConfig, make_envs, train
+from jaxrl import BadInput, DDPGConfig, EnvironmentFault, EnvironmentLost, PPOConfig, make_envs, train
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.transition import Transition
 from jaxrl.envs.vector import MOST_FAULTS
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
 from jaxrl.storage.files import load_arrays
-from jaxrl.training.off_policy import train_ddpg
 from jaxrl.training.on_policy import _collect
+from jaxrl.training.train import train_in
 
 # At which of its steps each environment fails, and how; step 9 of the second is the last of an episode.
 PLANS = [
@@ -205,11 +206,11 @@ def test_what_cannot_be_reset_alone_is_refused():
 
 # --- what the loops make of it ----------------------------------------------------------------------------------------
 
-DDPG = RunConfig(
+DDPG = run_config(
     env=Injected, agent=DDPGConfig(hidden_sizes=(8, 8)), num_envs=2, total_steps=120, learning_starts=20, batch_size=16,
     buffer_size=200, eval_every=1000, eval_episodes=1, eval_env=injected({}),
 )  # fmt: skip
-PPO = RunConfig(
+PPO = run_config(
     env=Injected, agent=PPOConfig(hidden_sizes=(8, 8), num_minibatches=2), num_envs=2, num_steps=8, total_steps=128,
     eval_every=1000, eval_episodes=1, eval_env=injected({}), normalize_obs=True, normalize_reward=True,
 )  # fmt: skip
@@ -262,7 +263,7 @@ def test_a_run_goes_on_where_faults_are_reset(tmp_path, run, capsys):
 
 def test_no_fault_reaches_the_buffer(tmp_path):
     run = dataclasses.replace(DDPG, env=planned(PLANS), on_fault="reset", run_dir=str(tmp_path / "run"))
-    [session] = train_ddpg([run], [make_envs(run.env, 2, 0, on_fault="reset")])
+    [session] = train_in([run], [make_envs(run.env, 2, 0, on_fault="reset")])
     training = session.training
     size = int(training.replay.size)
     assert size == training.step

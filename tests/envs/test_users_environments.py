@@ -17,8 +17,9 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from plain import FAULT, FLAT, INFOS, CInt, Everything, Plain
+from settings import run_config
 
-from jaxrl import BadInput, EnvironmentLost, PPOConfig, RunConfig, make_envs, train
+from jaxrl import BadInput, EnvironmentLost, PPOConfig, make_envs, train
 from jaxrl.envs.building import Builder
 from jaxrl.report import tell
 
@@ -226,7 +227,7 @@ def one_vector_environment_and_a_wrapper_of_it():
 @pytest.mark.parametrize("make", [shared_in_two_vector_environments, one_vector_environment_and_a_wrapper_of_it])
 def test_training_and_evaluation_do_not_share_an_environment(make, tmp_path):
     env, eval_env = make()
-    run = RunConfig(env=env, eval_env=eval_env, num_envs=1, num_steps=8, total_steps=8, run_dir=str(tmp_path / "run"))
+    run = run_config(env=env, eval_env=eval_env, num_envs=1, num_steps=8, total_steps=8, run_dir=str(tmp_path / "run"))
     run = dataclasses.replace(run, agent=PPOConfig(num_minibatches=2), eval_episodes=1)
     with in_one_line(BadInput, "env and eval_env step one and the same environment: evaluation needs one of its own"):
         train(run)
@@ -275,7 +276,7 @@ def test_an_environment_may_be_used_again_once_nobody_steps_it(before):
 
 def test_a_run_does_not_evaluate_where_it_trains(tmp_path):
     env = Plain()
-    run = RunConfig(
+    run = run_config(
         env=lambda: env, num_envs=1, num_steps=8, total_steps=8, eval_episodes=1, run_dir=str(tmp_path / "run"),
         agent=PPOConfig(hidden_sizes=(8,), num_minibatches=2),
     )  # fmt: skip

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from scripted import Scripted
+from settings import run_config
 
-from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, load_policy, make_envs, ppo_act, ppo_init, train
+from jaxrl import BadInput, DDPGConfig, PPOConfig, load_policy, make_envs, ppo_act, ppo_init, train
 from jaxrl.cli.main import evaluate_command
 from jaxrl.data.normalize import moments_update, normalizer_init, observer
 from jaxrl.storage.policy import save_policy
@@ -87,7 +88,7 @@ RECORDED = {
 def test_the_recorded_evaluation_is_repeated_exactly(tmp_path, capsys, name, which):
     ppo = {"agent": PPOConfig(hidden_sizes=(8, 8), num_minibatches=2, num_epochs=2), "num_envs": 2, "num_steps": 64}
     settings = RECORDED[name] if name == "ddpg" else ppo | RECORDED[name]
-    run = RunConfig(total_steps=256, eval_every=128, **{"eval_episodes": 2} | settings)
+    run = run_config(total_steps=256, eval_every=128, **{"eval_episodes": 2} | settings)
     train(dataclasses.replace(run, run_dir=str(tmp_path / "run")))
     given = ["--wrapper", *run.wrapper] if run.wrapper else []
     capsys.readouterr()

@@ -12,23 +12,24 @@ import jax
 import numpy as np
 import pytest
 from left_behind import tables
+from settings import run_config
 
-from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, session, train, train_many
+from jaxrl import BadInput, DDPGConfig, PPOConfig, train, train_many
 from jaxrl.cli.main import train_command
 from jaxrl.runs.sweep import load_study
 from jaxrl.storage.files import load_arrays
+from jaxrl.training import runner as session
 
-PPO = RunConfig(
+PPO = run_config(
     env="CartPole-v1", agent=PPOConfig(hidden_sizes=(8, 8), num_minibatches=2, num_epochs=2), total_steps=1500, seed=3,
     num_envs=4, num_steps=32, eval_every=500, eval_episodes=4, checkpoint_every=400, log_every=300, num_seeds=3,
 )  # fmt: skip
 RUNS = {
     "ppo": PPO,
-    "ppo, normalised MuJoCo": dataclasses.replace(
-        PPO, env="InvertedPendulum-v5", num_envs=2, num_seeds=2, total_steps=1000, normalize_obs=True,
-        normalize_reward=True,
+    "ppo, normalised MuJoCo": PPO.with_settings(
+        env="InvertedPendulum-v5", num_envs=2, num_seeds=2, total_steps=1000, normalize_obs=True, normalize_reward=True
     ),
-    "ddpg": RunConfig(
+    "ddpg": run_config(
         env="Pendulum-v1", agent=DDPGConfig(hidden_sizes=(16, 12)), total_steps=500, learning_starts=150, seed=3,
         buffer_size=300, batch_size=16, eval_every=300, eval_episodes=2, checkpoint_every=220, log_every=90,
         num_seeds=2,
@@ -88,7 +89,7 @@ def test_a_stack_computes_what_each_computes_alone(tmp_path, monkeypatch, name):
     """To rounding: a batched product may sum in another order. Over ten updates, before chaos has its say."""
     monkeypatch.setattr(session, "stack_sizes", STACKS["in one stack"])
     run = RUNS[name]
-    steps = 160 if name == "ddpg" else 10 * run.num_envs * run.num_steps - 60
+    steps = 160 if name == "ddpg" else 10 * run.num_envs * run.loop.num_steps - 60
     run = dataclasses.replace(run, total_steps=steps, eval_every=10**6, run_dir=str(tmp_path / "many"))
     updates = [int(result.state.num_updates) for result in train_many(run)]
     assert min(updates) >= 9
@@ -170,7 +171,7 @@ class Failing(gym.Wrapper):
 def test_where_one_fails_all_are_saved_and_go_on(tmp_path, monkeypatch, stacks, algo):
     run = dataclasses.replace(RUNS[algo], env="Pendulum-v1", num_envs=1, checkpoint_every=10**6)
     run = dataclasses.replace(run, wrapper=("test_many:failing",), run_dir=str(tmp_path / "many"))
-    run = dataclasses.replace(run, num_steps=64, log_every=64) if algo == "ppo" else run
+    run = run.with_settings(num_steps=64, log_every=64) if algo == "ppo" else run
     monkeypatch.setattr("test_many.FAILS", {int(session.stream(4, session.ENVIRONMENTS).generate_state(1)[0])})
     with pytest.raises(BadInput, match="reward that is not finite, environment 0 at step 200"):
         train_many(run)

@@ -12,17 +12,21 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted import EPISODES, Scripted
+from settings import run_config
 
-from jaxrl import BadInput, DDPGConfig, RunConfig, ddpg_act, load_policy, make_envs, off_policy, train
+from jaxrl import BadInput, DDPGConfig, ddpg_act, load_policy, make_envs, train
+from jaxrl.algos.ddpg import METRICS, ddpg_update
 from jaxrl.cli.main import evaluate_command, parse_run, train_command
-from jaxrl.runs.config import default_run, load_run, run_from_json, run_to_json
+from jaxrl.runs.algorithms import DDPG, ROWS
+from jaxrl.runs.config import default_run
+from jaxrl.runs.record import load_run, run_from_json, run_to_json
 from jaxrl.storage.files import load_arrays, save_tree
 from jaxrl.training.evaluate import evaluate, make_eval_envs
-from jaxrl.training.off_policy import train_ddpg
 from jaxrl.training.runner import EVALUATION, stream
+from jaxrl.training.train import train_in
 
 SMALL = DDPGConfig(hidden_sizes=(16, 12))
-TINY = RunConfig(
+TINY = run_config(
     env="Pendulum-v1",
     agent=SMALL,
     total_steps=300,
@@ -37,14 +41,14 @@ TINY = RunConfig(
 
 
 def tiny(tmp_path, name="run", **changes):
-    return dataclasses.replace(TINY, run_dir=str(tmp_path / name), **changes)
+    return TINY.with_settings(run_dir=str(tmp_path / name), **changes)
 
 
 def learned(tmp_path, name="run", envs=None, **changes):
     """Trains; returns where training stands at the end, buffer included."""
     run = tiny(tmp_path, name, **changes)
     envs = make_envs(run.env, run.num_envs, run.seed) if envs is None else envs
-    [session] = train_ddpg([run], [envs])
+    [session] = train_in([run], [envs])
     return session.training
 
 
@@ -191,8 +195,8 @@ def test_equal_seeds_equal_bytes_and_evaluation_leaves_no_trace(tmp_path):
 
 def test_one_trace_of_the_update_for_the_whole_run(tmp_path, monkeypatch):
     traces = []
-    kernel = off_policy.ddpg_update
-    monkeypatch.setattr(off_policy, "ddpg_update", lambda *x: (traces.append(1), kernel(*x))[1])
+    row = DDPG._replace(update=lambda *given: (traces.append(1), ddpg_update(*given))[1])
+    monkeypatch.setitem(ROWS, "ddpg", row)
     learned(tmp_path, num_envs=3, updates_per_step=2)
     assert len(traces) == 1
 
@@ -208,7 +212,7 @@ def test_a_callback_sees_copies_and_ends_the_run(tmp_path):
     assert result.step == 150
     assert [int(snapshot.state.num_updates) for snapshot in kept] == list(range(1, 51))
     assert not np.array_equal(networks(kept[0].state)[0], networks(kept[-1].state)[0])
-    assert set(kept[0].metrics) == set(off_policy.METRICS)
+    assert set(kept[0].metrics) == set(METRICS)
 
 
 def test_resume_goes_on_with_the_buffer(tmp_path):
@@ -216,7 +220,7 @@ def test_resume_goes_on_with_the_buffer(tmp_path):
     part = tiny(tmp_path, "part", total_steps=200)
     train(part)
     resumed = dataclasses.replace(load_run(tmp_path / "part"), total_steps=300)
-    [session] = train_ddpg([resumed], [make_envs("Pendulum-v1", 1, 0)])
+    [session] = train_in([resumed], [make_envs("Pendulum-v1", 1, 0)])
     training = session.training
     assert training.step == 300
     assert int(training.state.num_updates) == int(whole.state.num_updates) == 200
@@ -270,7 +274,7 @@ def test_a_fault_stops_the_run_and_nothing_of_it_is_stored(tmp_path, field, valu
     assert notes
     with pytest.raises(BadInput, match="env is Still, but the run"):
         train(run)
-    [session] = train_ddpg([dataclasses.replace(run, env=broken, eval_env=Still)], [make_envs(Still, 1, 0)])
+    [session] = train_in([dataclasses.replace(run, env=broken, eval_env=Still)], [make_envs(Still, 1, 0)])
     training = session.training
     assert training.step == int(training.replay.size) == 119
     assert all(np.isfinite(np.asarray(x)).all() for x in [*networks(training.state), *jax.tree.leaves(training.replay)])
@@ -332,7 +336,7 @@ def test_damaged_notes_are_refused(tmp_path, change):
 def test_another_capacity_is_refused(tmp_path):
     train(tiny(tmp_path, total_steps=300))
     with pytest.raises(BadInput, match=r"buffer_size is 400, but the run in .* had 250"):
-        train(dataclasses.replace(load_run(tmp_path / "run"), total_steps=350, buffer_size=400))
+        train(load_run(tmp_path / "run").with_settings(total_steps=350, buffer_size=400))
 
 
 BAD = {
@@ -379,20 +383,20 @@ def test_unbounded_actions_are_refused(tmp_path):
 
 
 def test_settings_that_the_algorithm_has_no_use_for_are_refused(tmp_path):
-    with pytest.raises(BadInput, match="num_steps is nothing that ddpg has a use for"):
+    with pytest.raises(BadInput, match="ddpg has no setting num_steps"):
         train(tiny(tmp_path, num_steps=8))
-    with pytest.raises(BadInput, match="batch_size is nothing that ppo has a use for"):
-        train(RunConfig(batch_size=8))
+    with pytest.raises(BadInput, match="ppo has no setting batch_size"):
+        train(run_config(batch_size=8))
 
 
 def test_defaults_are_the_papers():
     for task in ("Ant-v5", "HalfCheetah-v5", "Walker2d-v5", "Hopper-v4"):
         run = parse_run(["--algo", "ddpg", "--env", task])
-        assert run == RunConfig(env=task, agent=DDPGConfig()) == default_run("ddpg", task)
-        assert (run.num_envs, run.updates_per_step, run.total_steps, run.eval_every) == (1, 1, 1_000_000, 5_000)
-        assert (run.buffer_size, run.learning_starts, run.batch_size) == (1_000_000, 25_000, 256)
-        assert (run.exploration_noise, run.eval_episodes) == (0.1, 10)
-    assert parse_run(["--algo", "ddpg", "--env", "Pendulum-v1"]).learning_starts <= 1000
+        assert run == run_config(env=task, agent=DDPGConfig()) == default_run("ddpg", task)
+        assert (run.num_envs, run.loop.updates_per_step, run.total_steps, run.eval_every) == (1, 1, 1_000_000, 5_000)
+        assert (run.loop.buffer_size, run.loop.learning_starts, run.loop.batch_size) == (1_000_000, 25_000, 256)
+        assert (run.loop.exploration_noise, run.eval_episodes) == (0.1, 10)
+    assert parse_run(["--algo", "ddpg", "--env", "Pendulum-v1"]).loop.learning_starts <= 1000
 
 
 def test_the_command_line_from_training_to_evaluation(tmp_path, capsys):

@@ -20,34 +20,35 @@ import jax
 import numpy as np
 import pytest
 from left_behind import tables
+from settings import run_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboardX.record_writer import RecordWriter
 
-from jaxrl import BadInput, DDPGConfig, EnvironmentLost, PPOConfig, RunConfig, make_envs, on_policy, train
-from jaxrl import session as session_module
+from jaxrl import BadInput, DDPGConfig, EnvironmentLost, PPOConfig, RunConfig, make_envs, train
 from jaxrl.cli.main import train_command
 from jaxrl.data.normalize import normalize_rollout
 from jaxrl.data.transition import Transition
 from jaxrl.envs.vector import Envs
-from jaxrl.runs.config import load_run
+from jaxrl.runs.record import load_run
 from jaxrl.storage.files import load_arrays, save_tree
-from jaxrl.training.off_policy import train_ddpg
-from jaxrl.training.on_policy import train_ppo
+from jaxrl.training import on_policy
+from jaxrl.training import runner as session_module
+from jaxrl.training.train import train_in
 
-DDPG = RunConfig(
+DDPG = run_config(
     env="Pendulum-v1", agent=DDPGConfig(hidden_sizes=(16, 12)), total_steps=900, learning_starts=150, buffer_size=400,
     batch_size=16, eval_every=300, eval_episodes=2, checkpoint_every=220, log_every=90,
 )  # fmt: skip
-PPO = RunConfig(
+PPO = run_config(
     env="CartPole-v1", agent=PPOConfig(hidden_sizes=(8, 8), num_minibatches=2, num_epochs=2), total_steps=2000,
     num_envs=4, num_steps=32, eval_every=500, eval_episodes=4, checkpoint_every=500, log_every=300,
 )  # fmt: skip
 RUNS = {
     "ddpg": DDPG,
-    "ddpg, two Hoppers, two updates": dataclasses.replace(DDPG, env="Hopper-v5", num_envs=2, updates_per_step=2),
+    "ddpg, two Hoppers, two updates": DDPG.with_settings(env="Hopper-v5", num_envs=2, updates_per_step=2),
     "ppo": PPO,
-    "ppo, normalised HalfCheetah": dataclasses.replace(
-        PPO, env="HalfCheetah-v5", num_envs=2, normalize_obs=True, normalize_reward=True
+    "ppo, normalised HalfCheetah": PPO.with_settings(
+        env="HalfCheetah-v5", num_envs=2, normalize_obs=True, normalize_reward=True
     ),
     "ppo, in processes": dataclasses.replace(PPO, env="Pendulum-v1", num_envs=2, env_backend="async", total_steps=800),
 }
@@ -67,8 +68,7 @@ def digest(run):
 def _digest_of(run):
     envs = make_envs(run.env, run.num_envs, run.seed, run.env_backend)
     try:
-        loop = train_ddpg if isinstance(run.agent, DDPGConfig) else train_ppo
-        [session] = loop([run], [envs])
+        [session] = train_in([run], [envs])
         training = session.training
         found = hashlib.sha256()
         for leaf in jax.tree.leaves((training.state, training.normalizer, training.replay)):
@@ -358,7 +358,7 @@ KILLED = """
 import dataclasses, os, signal, sys
 sys.path[:0] = {tests!r}
 from test_resume import RUNS, load_run, train
-run = load_run({folder!r}) if {resumes} else dataclasses.replace(RUNS[{name!r}], run_dir={folder!r}, **{changes!r})
+run = load_run({folder!r}) if {resumes} else RUNS[{name!r}].with_settings(run_dir={folder!r}, **{changes!r})
 train(run, lambda snapshot: os.kill(os.getpid(), signal.SIGKILL) if snapshot.step > {step} else None)
 """
 
@@ -382,7 +382,7 @@ def scalars(folder):
 def test_tables_and_board_go_on_after_kill_9(tmp_path, name):
     """Also where rows of metrics, which flush the tables, are rarer than checkpoints."""
     changes = {"log_every": 640, "checkpoint_every": 160}
-    whole = dataclasses.replace(RUNS[name], run_dir=str(tmp_path / "whole"), **changes)
+    whole = RUNS[name].with_settings(run_dir=str(tmp_path / "whole"), **changes)
     train(whole)
     killed(tmp_path / "cut", name, 0.5 * whole.total_steps, **changes)
     killed(tmp_path / "cut", name, 0.75 * whole.total_steps, resumes=True)

@@ -16,15 +16,17 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted import EPISODES, Endless, Scripted
+from settings import run_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jaxrl import BadInput, PPOConfig, RunConfig, load_policy, make_envs, train
-from jaxrl.runs.config import default_run, load_run, run_from_json, run_to_json
+from jaxrl import BadInput, PPOConfig, load_policy, make_envs, train
+from jaxrl.runs.config import default_run
+from jaxrl.runs.record import load_run, run_from_json, run_to_json
 from jaxrl.training.evaluate import evaluate, make_eval_envs
 from jaxrl.training.runner import EVALUATION, stream
 
 ROOT = Path(__file__).parents[2]
-TINY = RunConfig(
+TINY = run_config(
     env="Pendulum-v1",
     agent=PPOConfig(num_epochs=2, num_minibatches=2, hidden_sizes=(8,)),
     total_steps=640,
@@ -40,7 +42,7 @@ TINY = RunConfig(
 
 
 def tiny(tmp_path, name="run", **changes):
-    return dataclasses.replace(TINY, run_dir=str(tmp_path / name), **changes)
+    return TINY.with_settings(run_dir=str(tmp_path / name), **changes)
 
 
 def rows(path, *columns):
@@ -109,14 +111,16 @@ def test_a_saved_policy_reproduces_its_recorded_evaluation(tmp_path):
 
 def test_two_fresh_processes_give_equal_bytes(tmp_path):
     code = (
-        "import sys, hashlib, dataclasses; sys.path.insert(0, {tests!r})\n"
+        "import sys, hashlib, dataclasses; sys.path[:0] = {tests!r}\n"
         "from test_run import TINY, parameters; from jaxrl import train\n"
         "result = train(dataclasses.replace(TINY, run_dir={folder!r}, seed={seed}))\n"
         "print('DIGEST', hashlib.sha256(parameters(result.state)).hexdigest())"
     )
     digests = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        script = code.format(tests=str(ROOT / "tests"), folder=str(tmp_path / name), seed=seed)
+        script = code.format(
+            tests=[str(ROOT / "tests"), str(ROOT / "tests/training")], folder=str(tmp_path / name), seed=seed
+        )
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         digests.append(run.stdout.split("DIGEST")[1])
     assert digests[0] == digests[1] != digests[2]
@@ -215,7 +219,7 @@ def test_settings_that_the_environment_refuses_leave_no_folder(tmp_path):
 def test_an_evaluation_without_an_end_can_be_stopped(tmp_path):
     code = f"""
 import itertools, os, signal, sys
-sys.path.insert(0, {str(ROOT / "tests")!r})
+sys.path[:0] = {[str(ROOT / "tests"), str(ROOT / "tests" / "training")]!r}
 from scripted import Endless; from test_run import TINY, dataclasses; from jaxrl import train
 steps = itertools.count()
 class Interrupting(Endless):

@@ -16,13 +16,16 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TimeLimit
 from gymnasium.wrappers import vector as vector_wrappers
 from scripted import Endless, ScriptedVector
+from settings import run_config
 
 import jaxrl.training.evaluate
-from jaxrl import BadInput, DDPGConfig, PPOConfig, RunConfig, load_policy, session, train, train_many
+from jaxrl import BadInput, DDPGConfig, PPOConfig, load_policy, train, train_many
 from jaxrl.cli.main import evaluate_command, parse_run, train_command
 from jaxrl.envs.wrappers import follow, normalizers
 from jaxrl.errors import EnvironmentLost
-from jaxrl.runs.config import check_settings, load_run
+from jaxrl.runs.config import check_settings
+from jaxrl.runs.record import load_run
+from jaxrl.training import runner as session
 from jaxrl.training.evaluate import episode_bound, evaluate, make_eval_envs
 
 NEVER = 10**9
@@ -94,7 +97,7 @@ class HangsElsewhere(Walk):
 gym.register("UsersNever-v0", Walk)
 gym.register("UsersTen-v0", Walk, kwargs={"length": 10})
 PPO = PPOConfig(hidden_sizes=(4,), num_minibatches=1, num_epochs=1)
-RUN = RunConfig(
+RUN = run_config(
     env=functools.partial(Walk, 4), agent=PPO, num_envs=1, num_steps=16, total_steps=16, eval_every=16, eval_episodes=2
 )
 ENDS_AT_ONCE = -1e9  # As stop_return: the first evaluation ends the run, before anything is compiled for an update.
@@ -319,9 +322,9 @@ def test_what_can_be_is_accepted(name):
 
 
 def test_the_algorithm_chooses_how_often_unless_told():
-    assert (RunConfig().eval_every, RunConfig(agent=DDPGConfig()).eval_every) == (50_000, 5_000)
-    assert RunConfig(eval_every=None).eval_every is None
-    assert dataclasses.replace(RunConfig(eval_every=None), seed=1).eval_every is None
+    assert (run_config().eval_every, run_config(agent=DDPGConfig()).eval_every) == (50_000, 5_000)
+    assert run_config(eval_every=None).eval_every is None
+    assert dataclasses.replace(run_config(eval_every=None), seed=1).eval_every is None
     assert parse_run(["--eval-every", "none"]).eval_every is None
     assert parse_run(["--eval-every", "1e3"]).eval_every == 1000
     assert parse_run(["--eval-max-steps", "7", "--eval-backend", "async"]).eval_max_steps == 7
@@ -407,7 +410,7 @@ def test_environments_of_runs_that_cannot_begin_are_closed(tmp_path, monkeypatch
 
 # Statistics inside the environment.
 
-DDPG = RunConfig(
+DDPG = run_config(
     env=functools.partial(Continuous, 4),
     agent=DDPGConfig(hidden_sizes=(4, 4)),
     eval_episodes=2,

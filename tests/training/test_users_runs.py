@@ -25,18 +25,23 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted import Endless
+from settings import run_config
 
 from jaxrl import BadInput, DDPGConfig, EnvironmentLost, PPOConfig, RunConfig, load_policy, make_envs, train, train_many
 from jaxrl.algos.ppo import METRICS
 from jaxrl.cli.main import _complain, _prepare_jax, _print_results
 from jaxrl.envs.processes import _in_worker
 from jaxrl.loggers.run_log import Display, Evaluation
-from jaxrl.runs.config import converted, load_run, run_from_json, run_to_json
+from jaxrl.runs.algorithms import PPO as PPO_ROW
+from jaxrl.runs.algorithms import ROWS
+from jaxrl.runs.convert import converted
+from jaxrl.runs.record import load_run, run_from_json, run_to_json
 from jaxrl.runs.sweep import is_study, load_study, runs_of
 from jaxrl.storage.files import load_arrays, write_atomically
 from jaxrl.training.runner import Session, Stops
+from jaxrl.training.train import train_in
 
-PPO = RunConfig(
+PPO = run_config(
     env="Pendulum-v1",
     agent=PPOConfig(num_epochs=1, num_minibatches=2, hidden_sizes=(4,)),
     total_steps=64,
@@ -47,7 +52,7 @@ PPO = RunConfig(
     checkpoint_every=10**6,
     normalize_obs=True,
 )
-DDPG = RunConfig(
+DDPG = run_config(
     env="Pendulum-v1",
     agent=DDPGConfig(hidden_sizes=(4, 4)),
     total_steps=64,
@@ -71,8 +76,10 @@ def updates_that_change_nothing(request, monkeypatch):
     """They compile at once. Tests of the bits take the true ones."""
     if "whole" not in request.fixturenames:
         zeros = dict.fromkeys(METRICS, jnp.zeros(()))
-        monkeypatch.setattr("jaxrl.training.on_policy.improve_policy", lambda state, rollout: (state, rollout.reward))
-        monkeypatch.setattr("jaxrl.training.on_policy.fit_value", lambda state, lesson: (state, zeros))
+        nothing = PPO_ROW._replace(
+            update_actor=lambda state, rollout: (state, rollout.reward), update_critic=lambda critic, _: (critic, zeros)
+        )
+        monkeypatch.setitem(ROWS, "ppo", nothing)
 
 
 def files(folder="."):
@@ -91,16 +98,16 @@ CONVERTED = {
     "a whole float": ("total_steps", 1e5, 100_000),
     "a NumPy integer": ("seed", np.uint64(2**63), 2**63),
     "a whole NumPy float": ("num_envs", np.float32(8), 8),
-    "a JAX integer": ("num_steps", jnp.int32(64), 64),
+    "a JAX integer": ("loop.num_steps", jnp.int32(64), 64),
     "a NumPy array of one number": ("log_every", np.array(100), 100),
-    "a whole float where None may be": ("anneal_steps", 1e4, 10_000),
+    "a whole float where None may be": ("loop.anneal_steps", 1e4, 10_000),
     "an int for a number": ("env_timeout", 30, 30.0),
     "a NumPy float": ("stop_return", np.float32(0.5), 0.5),
     "None where it may be": ("stop_return", None, None),
-    "a NumPy flag": ("normalize_obs", np.True_, True),
-    "1 for a flag": ("normalize_obs", 1, True),
+    "a NumPy flag": ("loop.normalize_obs", np.True_, True),
+    "1 for a flag": ("loop.normalize_obs", 1, True),
     "0 for a flag": ("render", 0, False),
-    "a JAX flag": ("normalize_reward", jnp.array(True), True),
+    "a JAX flag": ("loop.normalize_reward", jnp.array(True), True),
     "a list of texts": ("sweep", ["gamma=0.9,0.99"], ("gamma=0.9,0.99",)),
     "a list of wrappers": ("wrapper", ["a:b"], ("a:b",)),
     "a folder as a path": ("run_dir", Path("a") / "b", "a/b"),
@@ -118,8 +125,8 @@ CONVERTED = {
 REFUSED = {
     "a fraction": ("total_steps", 1.5, "a whole number"),
     "a text": ("total_steps", "1e5", "a whole number"),
-    "no number": ("num_steps", float("nan"), "a whole number"),
-    "more than any number": ("buffer_size", float("inf"), "a whole number"),
+    "no number": ("loop.num_steps", float("nan"), "a whole number"),
+    "more than any number": ("loop.anneal_steps", float("inf"), "a whole number"),
     "True": ("num_envs", True, "a whole number"),
     "a NumPy True": ("seed", np.True_, "a whole number"),
     "None": ("log_every", None, "a whole number"),
@@ -129,7 +136,7 @@ REFUSED = {
     "True for a number": ("agent.gae_lambda", True, "a number"),
     "a number that no float holds": ("agent.gamma", 10**400, "a number"),
     "a text for a number or None": ("agent.clip_eps", "none", "a number or None"),
-    "2 for a flag": ("normalize_obs", 2, "True or False"),
+    "2 for a flag": ("loop.normalize_obs", 2, "True or False"),
     "a text for a flag": ("agent.anneal_clip", "yes", "True or False"),
     "None for a flag": ("render", None, "True or False"),
     "one width": ("agent.hidden_sizes", 64, "a list or a tuple"),
@@ -143,16 +150,17 @@ REFUSED = {
     "an environment of no kind": ("env", 3, "a string, a function or a VectorEnv"),
     "an environment itself": ("env", Endless(), "a string, a function or a VectorEnv"),
     "settings for an environment": ("eval_env", PPOConfig(), "a string, a function, a VectorEnv or None"),
-    "an algorithm by its name": ("agent", "ppo", "a PPOConfig or a DDPGConfig"),
-    "an algorithm's class": ("agent", PPOConfig, "a PPOConfig or a DDPGConfig"),
-    "an algorithm as a dict": ("agent", {"gamma": 0.9}, "a PPOConfig or a DDPGConfig"),
+    "an algorithm by its name": ("agent", "ppo", "a PPOConfig"),
+    "an algorithm's class": ("agent", PPOConfig, "a PPOConfig"),
+    "an algorithm as a dict": ("agent", {"gamma": 0.9}, "a PPOConfig"),
 }
 
 
 def with_setting(run, name, value):
-    if name.startswith("agent."):
-        return dataclasses.replace(run, agent=run.agent.replace(**{name[6:]: value}))
-    return dataclasses.replace(run, **{name: value})
+    place, _, inner = name.partition(".")
+    if inner:
+        value = dataclasses.replace(getattr(run, place), **{inner: value})
+    return dataclasses.replace(run, **{place: value})
 
 
 def setting(run, name):
@@ -172,7 +180,7 @@ def test_what_a_field_cannot_hold_is_refused_by_its_name(name, value, words):
         with pytest.raises(BadInput) as complaint:
             trained(with_setting(PPO, name, value))
         text = str(complaint.value)
-        assert text.startswith(f"{name.removeprefix('agent.')} is ") and f": it must be {words}" in text
+        assert text.startswith(f"{name.rpartition('.')[2]} is ") and f": it must be {words}" in text
         assert "\n" not in text and len(text) < 300
     assert files() == []
 
@@ -215,7 +223,7 @@ def test_whatever_is_accepted_is_read_back_from_json(run, name):
         try:
             plain = converted(with_setting(run, name, value))
         except BadInput as complaint:
-            assert str(complaint).startswith(f"{name.removeprefix('agent.')} is ")
+            assert str(complaint).startswith(f"{name.rpartition('.')[2]} is ")
             continue
         accepted += 1
         assert run_from_json(json.loads(json.dumps(run_to_json(plain)))) == plain
@@ -242,9 +250,9 @@ def test_what_is_no_run_at_all_is_refused(call, words):
 
 
 def test_a_run_of_numbers_of_other_types_is_resumed():
-    run = dataclasses.replace(
-        PPO, total_steps=64.0, num_envs=np.int64(1), num_steps=jnp.int32(16), seed=np.uint8(3), run_dir=Path("run"),
-        sweep=[], agent=PPO.agent.replace(hidden_sizes=[4], num_epochs=1.0, gamma=np.float32(0.9)),
+    run = PPO.with_settings(
+        total_steps=64.0, num_envs=np.int64(1), num_steps=jnp.int32(16), seed=np.uint8(3), run_dir=Path("run"),
+        sweep=[], hidden_sizes=[4], num_epochs=1.0, gamma=np.float32(0.9),
     )  # fmt: skip
     first = train(run)
     assert load_run("run") == dataclasses.replace(first.run, resume="run")
@@ -355,12 +363,10 @@ def test_a_run_whose_callback_answers_something_else_is_saved():
 
 
 def test_all_of_many_runs_are_saved_where_the_callback_of_one_raises():
-    from jaxrl.training.on_policy import train_ppo
-
     runs = [converted(dataclasses.replace(PPO, seed=seed, run_dir=f"many/seed-{seed}")) for seed in (0, 1)]
     error = Pruned()
     with pytest.raises(Pruned) as raised:
-        train_ppo(runs, [make_envs(run.env, 1, run.seed) for run in runs], raising(error, 32))
+        train_in(runs, [make_envs(run.env, 1, run.seed) for run in runs], raising(error, 32))
     assert raised.value is error
     steps = [load_arrays(Path(run.run_dir, "checkpoints/latest.npz"), ())[1]["step"] for run in runs]
     assert steps == [32, 32]
