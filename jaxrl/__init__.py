@@ -40,6 +40,10 @@ _HOME = {
     "replay_init": "data.replay",
     "replay_add": "data.replay",
     "replay_sample": "data.replay",
+    "Algorithm": "algos.algorithm",
+    "OnPolicySettings": "algos.algorithm",
+    "OffPolicySettings": "algos.algorithm",
+    "register": "runs.algorithms",
     "make_envs": "envs.vector",
     "RunConfig": "runs.config",
     "train": "training.train",
@@ -50,6 +54,7 @@ _HOME = {
 __all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings
     from jaxrl.algos.ddpg import DDPGConfig, DDPGState, ddpg_act, ddpg_init, ddpg_update
     from jaxrl.algos.ppo import PPOConfig, PPOState, ppo_act, ppo_init, ppo_update
     from jaxrl.algos.sac import SACConfig, SACState, sac_act, sac_init, sac_update
@@ -61,6 +66,7 @@ if TYPE_CHECKING:
     from jaxrl.ops.distributions import kl_divergence
     from jaxrl.ops.losses import adapt_kl_coef, clipped_surrogate
     from jaxrl.ops.returns import gae, td_target
+    from jaxrl.runs.algorithms import register
     from jaxrl.runs.config import RunConfig
     from jaxrl.storage.policy import load_policy
     from jaxrl.training.train import train, train_many

@@ -20,6 +20,7 @@ from jaxrl.runs.config import RunConfig, check_settings, working_folder
 from jaxrl.runs.convert import converted, shown
 from jaxrl.runs.sweep import claimed, is_study, write_results
 from jaxrl.training import off_policy, on_policy
+from jaxrl.training.own_algorithm import check_algorithm
 from jaxrl.training.runner import Callback, Session, Sessions
 from jaxrl.training.scheduler import Loop, prepare, programs, serve
 
@@ -174,6 +175,7 @@ def train_in(
     """
     loop, row = _loop_of(runs[0]), runs[0].row
     trainings = [loop.prepare(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
+    check_algorithm(runs[0], trainings[0])
     with Sessions(runs, trainings, row.metrics, callback, here) as sessions:
         sessions.begin()
         serve(sessions, loop)
