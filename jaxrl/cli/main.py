@@ -45,12 +45,19 @@ REPEATABLE = "--sweep", "--wrapper"
 SMALL_MINIBATCH, FEW_ROWS = 2**15, 2**10
 USAGE = """usage: jaxrl train --algo {ppo,ppo_kl,ddpg} --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
+       jaxrl study STUDY.toml [OPTIONS]
+       jaxrl plot RUN_DIR ... [OPTIONS]
 each lists its options with --help"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `jaxrl`. Returns the exit code."""
-    commands: dict[str, Callable[[Sequence[str]], int]] = {"train": train_command, "evaluate": evaluate_command}
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "train": train_command,
+        "evaluate": evaluate_command,
+        "study": _study,
+        "plot": _plot,
+    }
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
@@ -58,6 +65,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(USAGE, sys.stdout)
         return 0
     return _complain(BadInput(f"there is no command {argv[0]!r}: it must be {' or '.join(commands)}"))
+
+
+def _study(argv: Sequence[str]) -> int:
+    from jaxrl.studies.study import main as study
+
+    return study(argv, prog="jaxrl study")
+
+
+def _plot(argv: Sequence[str]) -> int:
+    from jaxrl.studies.plot import main as plot  # Brings matplotlib and SciPy.
+
+    return plot(argv, prog="jaxrl plot")
 
 
 def train_command(argv: Sequence[str] | None = None) -> int:
