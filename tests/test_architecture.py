@@ -23,6 +23,7 @@ FOLDERS = [
     {"loggers"},
     {"runs"},
     {"training"},
+    {"studies"},
     {"cli"},
 ]
 LINE_OF = {name: number for number, names in enumerate(FOLDERS) for name in names}

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 FENCED = r"^```(\w*)\n(.*?)^```"
+SCRIPT = r"((?:experiments|docs)/(?:\w+/)?\w+\.py)"
 BLOCKS = re.findall(FENCED, README, re.S | re.M)
 
 
@@ -54,17 +55,21 @@ def test_training_commands_parse(line):
 def scripts():
     """Every other script that a page names, and its first word if that is no path or flag."""
     found = {
-        match.groups()
-        for text in PAGES.values()
-        for match in re.finditer(r"experiments/(\w+\.py)(?: ([a-z]+)(?=[ `\n]))?", text)
+        match.groups() for text in PAGES.values() for match in re.finditer(rf"{SCRIPT}(?: ([a-z]+)(?=[ `\n]))?", text)
     }
     return sorted((name, word or "") for name, word in found)
 
 
+def code_of(script):
+    """The text that knows a script's words and flags: the command's, where the script only calls a command."""
+    path = ROOT / script
+    command = ROOT / "jaxrl" / "studies" / path.name
+    return path.read_text() + (command.read_text() if path.parent.name == "experiments" and command.exists() else "")
+
+
 @pytest.mark.parametrize("name, word", scripts())
 def test_scripts_and_their_commands_exist(name, word):
-    text = (ROOT / "experiments" / name).read_text()
-    assert not word or f'"{word}"' in text, f"{name} knows no {word}"
+    assert not word or f'"{word}"' in code_of(name), f"{name} knows no {word}"
 
 
 def flags():
@@ -72,19 +77,19 @@ def flags():
     found = {
         (name, flag)
         for text in PAGES.values()
-        for name, rest in re.findall(r"python experiments/(\w+\.py)([^`#\n]*)", text.replace("\n'--", " '--"))
+        for name, rest in re.findall(rf"python\s{SCRIPT}([^`#\n]*)", text.replace("\n'--", " '--"))
         for flag in re.findall(r"(?<![\w'-])--[a-z][a-z-]*", rest.split(" -- ")[0])
-        if name != "train.py"
+        if name != "experiments/train.py"
     }
     return sorted(found)
 
 
 @pytest.mark.parametrize("name, flag", flags())
 def test_scripts_know_their_flags(name, flag):
-    if name == "evaluate.py":
+    if name == "experiments/evaluate.py":
         assert flag[2:].replace("-", "_") in EvaluateFlags.__dataclass_fields__
     else:
-        assert f'"{flag}"' in (ROOT / "experiments" / name).read_text(), f"{name} knows no {flag}"
+        assert f'"{flag}"' in code_of(name), f"{name} knows no {flag}"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -42,12 +42,19 @@ NAMES = (
 REPEATABLE = "--sweep", "--wrapper"
 USAGE = """usage: jaxrl train --algo NAME --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
+       jaxrl study STUDY.toml [OPTIONS]
+       jaxrl plot RUN_DIR ... [OPTIONS]
 each lists its options with --help"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `jaxrl`. Returns the exit code."""
-    commands: dict[str, Callable[[Sequence[str], str], int]] = {"train": train_command, "evaluate": evaluate_command}
+    commands: dict[str, Callable[[Sequence[str], str], int]] = {
+        "train": train_command,
+        "evaluate": evaluate_command,
+        "study": _study,
+        "plot": _plot,
+    }
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:], f"jaxrl {argv[0]}")
@@ -55,6 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(USAGE, sys.stdout)
         return 0
     return _complain(BadInput(f"there is no command {argv[0]!r}: it must be {' or '.join(commands)}"))
+
+
+def _study(argv: Sequence[str], prog: str) -> int:
+    from jaxrl.studies.study import main as study
+
+    return study(argv, prog)
+
+
+def _plot(argv: Sequence[str], prog: str) -> int:
+    from jaxrl.studies.plot import main as plot  # Brings matplotlib and SciPy.
+
+    return plot(argv, prog)
 
 
 def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[2] / "experiments"
+SCRIPTS = Path(__file__).parents[2] / "experiments" / "benchmarks"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "tools"))
 
 from notebook import cells_of, execute
 

@@ -11,10 +11,12 @@ import pytest
 from jaxrl import BadInput
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "experiments"))
+sys.path[:0] = map(str, (ROOT / "docs" / "tools", ROOT / "experiments" / "benchmarks"))
 
 import measure  # noqa: E402
 import tables  # noqa: E402
+
+from jaxrl.studies.tables import read_rows  # noqa: E402
 
 STUDY = """env,variant,seed,step,mean_return,std_return,episodes
 A-v5,clip,0,0,99,0,1
@@ -143,7 +145,7 @@ def test_random_actions_are_uniform_within_the_bounds(tmp_path):
     if "Paying-v0" not in gym.registry:
         gym.register("Paying-v0", Paying)
     measure.random(tmp_path / "random.csv", ["Paying-v0"], 400)
-    (row,) = tables._rows(tmp_path / "random.csv")
+    (row,) = read_rows(tmp_path / "random.csv")
     # Of uniform numbers from 2 to 6, ten at a time: mean 40, standard deviation 4 sqrt(10 / 12).
     assert float(row["mean_return"]) == pytest.approx(40, abs=1)
     assert float(row["std_return"]) == pytest.approx(3.65, abs=0.5)

@@ -314,7 +314,7 @@ FLAGS = {
 
 @pytest.mark.parametrize("algo", FLAGS)
 def test_kill_9_at_any_moment(tmp_path, algo):
-    """A small sample of what experiments/soak.py does two hundred times."""
+    """A small sample of what experiments/benchmarks/soak.py does two hundred times."""
     command = [sys.executable, "-m", "jaxrl.cli.main", "train", *FLAGS[algo].split(), "--run-dir"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     began = time.monotonic()

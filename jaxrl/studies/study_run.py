@@ -4,10 +4,19 @@ import fcntl
 import os
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from parser import Mistake
+from jaxrl.studies.script import Mistake
+
+# The command `jaxrl` in a process of its own. Under `python -m` the current folder would come first, where a module may
+# have the name of one of ours.
+JAXRL = (
+    sys.executable,
+    "-c",
+    "import sys; sys.path = [each for each in sys.path if each]; from jaxrl.cli.main import main; sys.exit(main())",
+)
 
 
 class Part(NamedTuple):
@@ -37,7 +46,7 @@ class Part(NamedTuple):
         return self.folder.with_name(f"seed-{self.seed}.{ending}")
 
     def begin(self) -> list[str]:
-        """Makes its place ready, and returns the arguments of train.py that begin it or go on with it.
+        """Makes its place ready, and returns the arguments of `jaxrl train` that begin it or go on with it.
 
         Raises:
           BlockingIOError: a process still trains there.

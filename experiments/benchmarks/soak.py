@@ -1,9 +1,9 @@
 """Kills training runs with SIGKILL at random moments, resumes them, and counts how many end with the very bits of the
 run that was never stopped.
 
-    python experiments/soak.py                      # 200 runs, about half an hour
-    python experiments/soak.py --runs 2 ddpg-Pendulum ppo-CartPole
-    python experiments/soak.py signals --runs 10    # 60 runs: three signals, environments in one process and in several
+    python experiments/benchmarks/soak.py                      # 200 runs, about half an hour
+    python experiments/benchmarks/soak.py --runs 2 ddpg-Pendulum ppo-CartPole
+    python experiments/benchmarks/soak.py signals --runs 10    # 60 runs: three signals, two backends
 
 Each run is killed once, at a moment uniform over the time that the whole run took, start-up and compilation included;
 two in five of them instead inside a save, at one of its writes. Then it is resumed to its end (or begun again, where it
@@ -23,11 +23,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from parser import Parser
-
 from jaxrl.storage.files import load_arrays
+from jaxrl.studies.script import Parser
 
-TRAIN = [sys.executable, str(Path(__file__).parent / "train.py")]
+TRAIN = [sys.executable, str(Path(__file__).parents[1] / "train.py")]
 SMALL = "--eval-every 1000 --eval-episodes 2 --log-every 200 --seed 1"
 JOBS = {
     "ddpg-Pendulum": f"--algo ddpg --env Pendulum-v1 --total-steps 3000 --learning-starts 500 --batch-size 64 "

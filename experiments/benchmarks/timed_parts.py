@@ -1,7 +1,7 @@
 """What runs are made of, timed: environments alone, by backend; and where the time of a run's steps goes. For
 benchmark.py.
 
-    python experiments/timed_parts.py ppo-CartPole     # one profile, as JSON: microseconds of a step, by part
+    python experiments/benchmarks/timed_parts.py ppo-CartPole   # one profile, as JSON: microseconds of a step, by part
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Redraws the tables of the pages from committed data.
 
-    python experiments/tables.py docs/results.md docs/benchmark.md
+    python docs/tools/tables.py docs/results.md docs/benchmark.md
 
 A table to redraw has above it a comment that names what it shows, with paths from the repository's root:
 
@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from parser import Parser
 
-ROOT = Path(__file__).resolve().parent.parent
+from jaxrl.studies.script import Parser
+from jaxrl.studies.tables import ends, figures_table, last_evaluations, markdown_table, read_rows
+
+ROOT = Path(__file__).resolve().parents[2]
 MARKED = re.compile(r"(?m)^(<!-- table: (.+) -->\n\n?)((?:\|.*(?:\n|\Z))*)")
 
 WHOLE = 0.95  # Of the longest run's steps: an end that is not that of a run under way.
@@ -32,43 +34,9 @@ WHOLE = 0.95  # Of the longest run's steps: an end that is not that of a run und
 Ends = dict[str, dict[str, dict[str, float]]]  # Task, variant, seed: the last evaluation's mean.
 
 
-def markdown(tables: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Tables as Markdown, each under its title."""
-    return "\n".join(f"{title}:\n\n{_figures(rows)}\n" for title, rows in tables.items())
-
-
-def _figures(rows: dict[str, dict[str, float]]) -> str:
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    shown = [
-        [name, *(_shown(row[column]) if column in row else "" for column in columns)] for name, row in rows.items()
-    ]
-    return _table(["", *columns], shown)
-
-
-def _shown(figure: float) -> str:
-    """A figure with three digits or more."""
-    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    shown = [[cell.replace("|", "\\|") for cell in line] for line in [head, *rows]]
-    first, *others = (f"| {' | '.join(line)} |\n" for line in shown)
-    return "".join([first, "|---" * len(head) + "|\n", *others])
-
-
-def _last(path: Path) -> dict[tuple[str, str, str], tuple[int, float]]:
-    """The step and return of each run's last evaluation."""
-    last: dict[tuple[str, str, str], tuple[int, float]] = {}
-    for row in _rows(path):
-        key, step = (row["env"], row["variant"], row["seed"]), int(row["step"])
-        if key not in last or step > last[key][0]:
-            last[key] = step, float(row["mean_return"])
-    return last
-
-
 def ends_of(path: Path) -> Ends:
     """Where a study's runs end; those that are still under way are left out."""
-    last, ends = _last(path), defaultdict[str, Any](lambda: defaultdict(dict))
+    last, ends = last_evaluations(path), defaultdict[str, Any](lambda: defaultdict(dict))
     longest = max(step for step, _ in last.values())
     for (task, variant, seed), (step, mean) in last.items():
         if step > WHOLE * longest:
@@ -76,25 +44,12 @@ def ends_of(path: Path) -> Ends:
     return ends
 
 
-def ends(study: Path) -> str:
-    """The mean over seeds of the last evaluations, of each task and variant, and the least step that these are of."""
-    found: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
-    for (task, variant, _), last in _last(study).items():
-        found[task, variant].append(last)
-    rows = []
-    for (task, variant), runs in found.items():
-        each = np.array([mean for _, mean in runs])
-        figures = (f"{figure:,.1f}" for figure in (each.mean(), each.std(), each.min(), each.max()))
-        rows.append([task, variant, str(len(each)), f"{min(step for step, _ in runs):,}", *figures])
-    return _table(["task", "variant", "seeds", "steps", "mean", "std", "lowest", "highest"], rows)
-
-
 def scores(study: Path, random: Path, paper: Path) -> str:
     """Normalised scores: on each task 0 is the return of uniformly random actions and 1 the best variant's mean; of a
     variant the mean over all its runs, with a 95 % bootstrap interval (over the seeds of each task), and the tasks."""
     found = ends_of(study)
-    zero = {row["env"]: float(row["mean_return"]) for row in _rows(random)}
-    published = {row["variant"]: row["score"] for row in _rows(paper)}
+    zero = {row["env"]: float(row["mean_return"]) for row in read_rows(random)}
+    published = {row["variant"]: row["score"] for row in read_rows(paper)}
     scored: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
     for task, variants in found.items():
         best = max(np.mean(list(seeds.values())) for seeds in variants.values())
@@ -112,7 +67,7 @@ def scores(study: Path, random: Path, paper: Path) -> str:
         runs = str(sum(map(len, tasks.values())))
         rows.append([variant, published.get(variant, ""), *own, runs, *each])
     names = [re.sub(r"-v\d+$", "", task) for task in found]
-    return _table(["objective", "the paper's score", "score", "95 % interval", "runs", *names], rows)
+    return markdown_table(["objective", "the paper's score", "score", "95 % interval", "runs", *names], rows)
 
 
 def _spread(tasks: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -125,7 +80,7 @@ def _spread(tasks: Sequence[np.ndarray]) -> tuple[float, float]:
 
 def published(study: Path, others: Path) -> str:
     """The mean over seeds of the last evaluations with a 95 % bootstrap interval, and what others have published."""
-    from plot import interval  # Brings matplotlib and SciPy, which a mistake need not wait for.
+    from jaxrl.studies.plot import interval  # Brings matplotlib and SciPy, which a mistake need not wait for.
 
     found = ends_of(study)
     rows = []
@@ -137,25 +92,25 @@ def published(study: Path, others: Path) -> str:
             of = f"jaxrl, {variant}, {len(each)} seeds"
             rows.append([task, of, f"{each.mean():,.0f}", f"{low:,.0f} to {high:,.0f}; {runs}"])
         name = re.sub(r"-v\d+$", "", task)
-        for row in _rows(others):
+        for row in read_rows(others):
             if row["task"] == name:
                 spread = f"+- {float(row['std']):,.0f} over seeds; " if row["std"] else ""
                 of = f"{row['source']}, {row['version']}, {row['num_seeds']} seeds"
                 rows.append([task, of, f"{float(row['mean']):,.0f}", f"{spread}{row['protocol']}"])
-    return _table(["task", "of", "mean", "95 % interval, each seed; or as published"], rows)
+    return markdown_table(["task", "of", "mean", "95 % interval, each seed; or as published"], rows)
 
 
 def figures(results: Path, *title: str) -> str:
     """One table of what benchmark.py has measured."""
     rows: dict[str, dict[str, float]] = json.loads(results.read_text())["tables"][" ".join(title)]
-    return _figures(rows)
+    return figures_table(rows)
 
 
 def rows(table: Path) -> str:
     """A table as it is."""
     with table.open(newline="") as file:
         head, *others = csv.reader(file)
-    return _table(head, others)
+    return markdown_table(head, others)
 
 
 KINDS: dict[str, Callable[..., str]] = {
@@ -178,11 +133,6 @@ def redrawn(page: str) -> str:
     return MARKED.sub(table, page)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
-
-
 def main() -> int:
     """Reads the command line."""
     parser = Parser(description=__doc__)
@@ -198,4 +148,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    sys.path = [folder for folder in sys.path if folder != str(Path(__file__).resolve().parent)]  # As train.py does.
     sys.exit(main())

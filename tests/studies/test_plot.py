@@ -10,18 +10,10 @@ import numpy as np
 import pytest
 
 from jaxrl.cli.main import train_command
+from jaxrl.studies import plot
 
 ROOT = Path(__file__).parents[2]
 PLOT = ROOT / "experiments" / "plot.py"
-
-
-@pytest.fixture(scope="module")
-def plot():
-    sys.path.insert(0, str(PLOT.parent))
-    import plot
-
-    yield plot
-    sys.path.remove(str(PLOT.parent))
 
 
 def run_dir(folder, seed, steps, returns, torn="", algo="ppo", **agent):
@@ -43,7 +35,7 @@ def drawn(path):
         return list(csv.DictReader(file))
 
 
-def test_a_line_is_the_mean_over_seeds_and_its_band_a_bootstrap(plot):
+def test_a_line_is_the_mean_over_seeds_and_its_band_a_bootstrap():
     rng = np.random.default_rng(1)
     returns = rng.normal(size=(6, 4)) * [1, 5, 10, 0] + [0, 10, 20, 7]
     curves = [plot.Curve("E-v1", "ppo", {}, str(k), np.arange(4) * 100, row) for k, row in enumerate(returns)]
@@ -58,7 +50,7 @@ def test_a_line_is_the_mean_over_seeds_and_its_band_a_bootstrap(plot):
     np.testing.assert_allclose(middle.mean, np.sort(returns, 0)[1:5].mean(0))  # A quarter of six is one and a half.
 
 
-def test_seeds_that_were_evaluated_elsewhere_meet_where_all_have_been(plot):
+def test_seeds_that_were_evaluated_elsewhere_meet_where_all_have_been():
     one = plot.Curve("E-v1", "ppo", {}, "0", np.array([0, 100, 200]), np.array([0.0, 10.0, 20.0]))
     other = plot.Curve("E-v1", "ppo", {}, "1", np.array([0, 50, 110, 170]), np.array([0.0, 50.0, 110.0, 170.0]))
     [line] = plot.lines([one, other], False)
@@ -66,7 +58,7 @@ def test_seeds_that_were_evaluated_elsewhere_meet_where_all_have_been(plot):
     np.testing.assert_allclose(line.mean, [0, (10 + 100) / 2, (17 + 170) / 2])
 
 
-def test_settings_that_differ_name_the_lines(tmp_path, plot):
+def test_settings_that_differ_name_the_lines(tmp_path):
     for seed in (0, 1):
         run_dir(tmp_path / "study" / "gamma=0.9" / f"seed-{seed}", seed, [0, 10], [1, 2], gamma=0.9, clip_eps=0.2)
         run_dir(tmp_path / "study" / "gamma=0.5" / f"seed-{seed}", seed, [0, 10], [1, 3], gamma=0.5, clip_eps=0.2)
@@ -75,7 +67,7 @@ def test_settings_that_differ_name_the_lines(tmp_path, plot):
     assert [(line.label, line.seeds) for line in found] == [("ppo, gamma 0.5", 2), ("ppo, gamma 0.9", 2), ("ppo_kl", 1)]
 
 
-def test_seeds_that_have_come_further_go_on_alone_and_lines_can_be_chosen(plot):
+def test_seeds_that_have_come_further_go_on_alone_and_lines_can_be_chosen():
     def curve(algo, seed, *steps):
         return plot.Curve("E-v1", algo, {}, str(seed), np.array(steps), 10.0 * np.array(steps) + seed)
 
@@ -150,7 +142,7 @@ def test_the_diagnostics_of_a_run(tmp_path, monkeypatch):
         (["header.csv"], "evaluated yet"),
     ],
 )
-def test_mistakes(tmp_path, monkeypatch, capsys, plot, flags, words):
+def test_mistakes(tmp_path, monkeypatch, capsys, flags, words):
     run_dir(tmp_path / "good", 0, [0, 10], [1, 2])
     run_dir(tmp_path / "before", 0, [], [])
     run_dir(tmp_path / "late", 1, [20, 30], [1, 2])
@@ -166,12 +158,11 @@ def test_mistakes(tmp_path, monkeypatch, capsys, plot, flags, words):
     (tmp_path / "unnamed.csv").write_text("step,mean_return\n0,1\n")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["plot.py", *flags])
     with pytest.raises(SystemExit, match="2"):
-        plot.main()
+        plot.main(flags, prog="jaxrl plot")
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1), err
-    assert words in err
+    assert err.startswith("jaxrl plot: ") and words in err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -187,7 +178,7 @@ SHOWN = ["clip 0.2", "fixed KL 1", "adaptive KL 0.01", "neither"]
         ("paper", "paper.csv", SHOWN),
     ],
 )
-def test_a_committed_figure_is_what_its_command_draws_from_committed_data(plot, name, pattern, only):
+def test_a_committed_figure_is_what_its_command_draws_from_committed_data(name, pattern, only):
     """Its data, to rounding; the picture's bytes depend on matplotlib's version."""
     sources = sorted((ROOT / "experiments/results").glob(pattern))
     drawn_now = plot.lines([curve for source in sources for curve in plot.read(source)], False)

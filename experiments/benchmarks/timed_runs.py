@@ -17,7 +17,7 @@ import timed_kernels
 Rows = dict[str, dict[str, float]]  # Of a table: by the name of a row, by the name of a column.
 Tables = dict[str, Rows]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN = [sys.executable, str(ROOT / "experiments" / "train.py")]
 NEVER = str(10**9)
 

@@ -1,11 +1,11 @@
 """Repeats the figures that the README quotes, each by the command that a user would type.
 
-    python experiments/measure.py seeds OUT.csv 0 1 2 -- --algo ppo --env CartPole-v1 --total-steps 100000
-    python experiments/measure.py solved
-    python experiments/measure.py memory [--job ppo]
-    python experiments/measure.py saves
-    python experiments/measure.py random experiments/results/random.csv Hopper-v5 Walker2d-v5
-    python experiments/measure.py against REFERENCE.csv Hopper runs/ddpg-Hopper-v5-seed*/evaluations.csv
+    python experiments/benchmarks/measure.py seeds OUT.csv 0 1 2 -- --algo ppo --env CartPole-v1 --total-steps 100000
+    python experiments/benchmarks/measure.py solved
+    python experiments/benchmarks/measure.py memory [--job ppo]
+    python experiments/benchmarks/measure.py saves
+    python experiments/benchmarks/measure.py random experiments/results/random.csv Hopper-v5 Walker2d-v5
+    python experiments/benchmarks/measure.py against REFERENCE.csv Hopper runs/ddpg-Hopper-v5-seed*/evaluations.csv
 
 `seeds` trains once per seed and keeps each run's last evaluation. `solved` takes the time from the start of the
 process to the first evaluation of 100 episodes with a mean of 475. `memory` follows the resident size, open files and
@@ -29,13 +29,13 @@ from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
-from parser import Parser
 
 from jaxrl.cli.main import current_folder_first
 from jaxrl.errors import BadInput
+from jaxrl.studies.script import Parser
 from jaxrl.training.evaluate import evaluate, make_eval_envs
 
-TRAIN = [sys.executable, str(Path(__file__).parent / "train.py")]
+TRAIN = [sys.executable, str(Path(__file__).parents[1] / "train.py")]
 
 
 def seeds(out: Path, numbers: Sequence[int], flags: Sequence[str]) -> None:

@@ -1,8 +1,7 @@
-"""A parser of flags for the scripts beside it, and a reader of tables, whose complaints are one line, as train.py's."""
+"""A parser of flags for scripts, and a reader of tables. Their complaints are one line, as those of `jaxrl train`."""
 
 import argparse
 import csv
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,14 +14,15 @@ class Mistake(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows a script's own description in `--help`; a mistake ends the script with exit code 2."""
+    """Shows a script's own description in `--help`. A mistake ends the script with exit code 2, in one line that begins
+    with `prog`: the file's name, unless it is given."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         """Says what is wrong."""
-        self.exit(2, f"{Path(sys.argv[0]).name}: {message}; see --help\n")
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
 
 
 def columns(path: Path, names: Sequence[str]) -> list[dict[str, str]]:

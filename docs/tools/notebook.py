@@ -1,6 +1,6 @@
 """Executes notebooks that are kept as text, and writes each beside it with what it showed.
 
-    python experiments/notebook.py experiments/notebooks/*.py
+    python docs/tools/notebook.py experiments/notebooks/*.py
 
 They run in an empty folder, which is removed. The text is what is edited; cells, in the percent format of jupytext.
 """
@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from parser import Parser
+from jaxrl.studies.script import Parser
 
 
 def cells_of(path: Path) -> Any:
@@ -74,4 +74,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # Python looks for modules beside a script first, where this one has the name of Jupyter's.
+    sys.path = [folder for folder in sys.path if folder != str(Path(__file__).resolve().parent)]
     sys.exit(main())

@@ -1,6 +1,7 @@
-"""How a study yields to other work, for `study.py --nice`: its runs have the lowest priority, they can be paused, and
+"""How a study yields to other work, for `jaxrl study --nice`. Its runs have the lowest priority and can be paused, and
 the study says what is left and when it will be done."""
 
+import argparse
 import functools
 import os
 import signal
@@ -11,8 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
-from parser import Mistake, columns
-from parts import Part
+from jaxrl.studies.script import Mistake, columns
+from jaxrl.studies.study_run import Part
 
 LOWEST = 19
 REPORT_SECONDS = 60.0
@@ -93,10 +94,14 @@ def steps_done(part: Part) -> int:
 @functools.cache
 def steps_of(task: str, flags: tuple[str, ...]) -> int:
     """How many steps a run takes in all; 0 where its flags are wrong, which it will say itself."""
-    from jaxrl.cli.main import parse_run  # Brings JAX, which a mistake need not wait for.
     from jaxrl.errors import BadInput
+    from jaxrl.runs.config import default_run  # Brings JAX, which a mistake need not wait for.
 
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--algo", default="ppo")
+    parser.add_argument("--total-steps", "--total_steps", type=float)
     try:
-        return parse_run(["--env", task, *flags]).total_steps
-    except BadInput:
+        given, _ = parser.parse_known_args(flags)
+        return default_run(given.algo, task).total_steps if given.total_steps is None else int(given.total_steps)
+    except (argparse.ArgumentError, BadInput, OverflowError, ValueError):
         return 0

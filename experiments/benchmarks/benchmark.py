@@ -1,12 +1,12 @@
 """The benchmark that anyone can run: how fast kernels, environments and whole runs are on this machine, and beside what
 one would use instead.
 
-    python experiments/benchmark.py kernels            # updates beside their matrix products; several learners at once
-    python experiments/benchmark.py envs               # environments alone, by backend
-    python experiments/benchmark.py train              # whole runs: speed, start, memory, many environments, many runs
-    python experiments/benchmark.py profile            # where a run's time goes
-    python experiments/benchmark.py peers              # Stable-Baselines3 and SBX on the same jobs, in turn
-    python experiments/benchmark.py compare OLD.json NEW.json
+    python experiments/benchmarks/benchmark.py kernels   # updates beside their products; several learners at once
+    python experiments/benchmarks/benchmark.py envs      # environments alone, by backend
+    python experiments/benchmarks/benchmark.py train     # whole runs: speed, start, memory, many environments and runs
+    python experiments/benchmarks/benchmark.py profile   # where a run's time goes
+    python experiments/benchmarks/benchmark.py peers     # Stable-Baselines3 and SBX on the same jobs, in turn
+    python experiments/benchmarks/benchmark.py compare OLD.json NEW.json
 
 Each prints Markdown tables, medians of `--repeats` rounds in which everything that is compared takes its turn, and with
 `--out FOLDER` leaves them there as NAME.md and NAME.json. `compare` sets two such files side by side. `peers` makes a
@@ -14,18 +14,16 @@ virtual environment of its own, `.venv-peers`, unless `--python` names an interp
 """
 
 import json
-import os
-import platform
 from pathlib import Path
 
 import timed_kernels
 import timed_parts
 import timed_runs
-from parser import Parser
-from tables import markdown
 from timed_runs import JOBS, UPDATE, Tables
 
-from jaxrl.training.runner import versions
+from jaxrl.studies.machine import machine
+from jaxrl.studies.script import Parser
+from jaxrl.studies.tables import markdown
 
 PEER_JOBS = [*JOBS, UPDATE]
 COMMANDS = {
@@ -34,16 +32,6 @@ COMMANDS = {
     "train": timed_runs.train,
     "profile": timed_parts.profile,
 }
-
-
-def machine() -> dict[str, str]:
-    """What figures depend on."""
-    cpus = Path("/proc/cpuinfo")
-    lines = cpus.read_text().splitlines() if cpus.is_file() else []
-    processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    known = {"processor": processor, "architecture": platform.machine(), "cores": str(cores)}
-    return known | {"system": platform.system()} | versions()
 
 
 def compare(old: Path, new: Path) -> Tables:
@@ -94,7 +82,7 @@ def main() -> None:
         tables = timed_runs.peers(given.repeats, given.python, given.jobs, given.ours)
     else:
         tables = COMMANDS[given.name](given.repeats)
-    text = f"`python experiments/benchmark.py {given.name}`\n\n{markdown(tables)}"
+    text = f"`python experiments/benchmarks/benchmark.py {given.name}`\n\n{markdown(tables)}"
     print(text)
     if given.out is not None:
         (given.out / f"{given.name}.md").write_text(text)

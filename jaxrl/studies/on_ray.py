@@ -1,4 +1,4 @@
-"""A study's runs as tasks of a Ray cluster, for `study.py --ray ADDRESS`.
+"""A study's runs as tasks of a Ray cluster, for `jaxrl study --ray ADDRESS`.
 
 A task trains in its worker's own process, which dies when its node does: a process of its own would outlive the node's
 and keep the run's folder locked. Ray then starts the task again on another node, and there it goes on from the run's
@@ -8,6 +8,8 @@ last checkpoint. So the folder of the runs must be one that all nodes see, and a
 import contextlib
 import logging
 import os
+import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import parser
-import parts
-from parser import Mistake
-from parts import Part
+from jaxrl.studies.script import Mistake
+from jaxrl.studies.study_run import Part
 
 NODES_LOST = 100  # How often a run may lose its node.
 PROBE_SECONDS = 30.0
@@ -43,8 +43,6 @@ def run_all(waiting: Sequence[Part], lock: Path, address: str, cores: float, gpu
     have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in have):
         print(f"no node has {cores:g} cores and {gpus:g} GPUs, which a run takes: waiting for one", flush=True)
-    for module in (parser, parts, sys.modules[__name__]):
-        ray.cloudpickle.register_pickle_by_value(module)  # The nodes need not have these scripts.
     # A fresh process for each run: JAX sees the GPUs that it finds when it is first imported.
     task = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=NODES_LOST)(train)
     going, wrong = {task.remote(part, lock, gpus): part for part in waiting}, []
@@ -93,13 +91,11 @@ def _code(ray: Any, reference: Any) -> int:
 
 
 def train(part: Part, lock: Path, gpus: float) -> int:
-    """The task: trains as `part` says, from its last checkpoint if it has one. Returns the exit code of train.py."""
+    """The task: trains as `part` says, from its last checkpoint if it has one. Returns the command's exit code."""
     if gpus == 0:
         os.environ["JAX_PLATFORMS"] = "cpu"  # The node may have one, which is others'.
     elif gpus < 1:
         os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 * gpus:.3f}"  # JAX would take three quarters of it.
-    from jaxrl.cli.main import train_command
-
     if not lock.exists():
         raise Mistake(f"{lock.parent} is not there on node {os.uname().nodename}: give --runs a folder all nodes share")
     until = time.monotonic() + FREE_SECONDS
@@ -116,4 +112,16 @@ def train(part: Part, lock: Path, gpus: float) -> int:
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        return train_command(arguments)
+        return _command(["train", *arguments])
+
+
+def _command(arguments: Sequence[str]) -> int:
+    """The command `jaxrl` in this process. Returns its exit code, but lets that of SIGTERM and SIGHUP through."""
+    sys.argv[1:] = arguments
+    try:
+        runpy.run_module("jaxrl.cli.main", run_name="__main__")
+    except SystemExit as end:
+        if end.code in (128 + signal.SIGTERM, 128 + signal.SIGHUP):
+            raise
+        return int(end.code or 0)
+    return 0

@@ -1,0 +1,1 @@
+"""Whole studies from files, their tables and figures."""

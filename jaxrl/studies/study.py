@@ -1,0 +1,304 @@
+"""Runs a whole study, tasks x variants x seeds, several runs at once, and ends with a table and figures.
+
+    jaxrl study experiments/studies/cartpole.toml --cores 2
+
+What is done is skipped, and what was stopped or killed goes on from its last checkpoint: give the same command again.
+With `--nice` the runs take what others leave over. They pause while there is a file `pause` in the study's folder of
+runs, or from SIGUSR1 to SIGUSR2, and the study says what is left and when it will be done.
+
+The file says what to run, in flags of `jaxrl train`:
+
+    name = "cartpole"                      # its runs go to runs/studies/cartpole/TASK/VARIANT/seed-K
+    results = "experiments/results/cartpole"   # .csv with every evaluation, .json with versions and machine
+    figure = "plots/cartpole"
+    seeds = [0, 1, 2]
+    flags = "--total-steps 100000"         # of every run
+    shown = ["clip 0.2"]                   # variants in the figure; all, unless given
+    cores = 1                              # of a run; so many fit into --cores, and Ray is asked for them
+    gpus = 0                               # of a run, asked of Ray; may be a fraction
+
+    [tasks]
+    "CartPole-v1" = ""                     # flags of this task's runs
+
+    [variants]
+    "clip 0.2" = "--algo ppo"
+    "adaptive KL 0.01" = "--algo ppo_kl --kl-target 0.01"
+"""
+
+import contextlib
+import csv
+import fcntl
+import json
+import math
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxrl.studies import on_ray, tables
+from jaxrl.studies.script import Mistake, Parser, columns, numbers
+from jaxrl.studies.study_run import JAXRL, Part
+from jaxrl.studies.yielding import Yielding, lowest_priority
+
+COLUMNS = "env", "variant", "seed", "step", "mean_return", "std_return", "episodes"
+KINDS = {"name": str, "results": str, "figure": str, "seeds": list, "flags": str, "tasks": dict, "variants": dict}
+KINDS |= {"shown": list}
+NEEDS = {"cores": 1, "gpus": 0}  # What a run takes, unless the file says.
+OWN = "--env", "--seed", "--num-seeds", "--sweep", "--run-dir", "--resume"
+POLL_SECONDS = 0.2
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A study's file, checked."""
+    try:
+        study = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Mistake(f"{path} cannot be read: {error}") from error
+    if odd := study.keys() - KINDS.keys() - NEEDS.keys():
+        raise Mistake(f"{path} has {min(odd)!r}: it may have {', '.join([*KINDS, *NEEDS])}")
+    for name, kind in KINDS.items():
+        if not isinstance(study.setdefault(name, kind()), kind):
+            raise Mistake(f"{path}: {name} is {study[name]!r}, it must be a {kind.__name__}")
+        if name not in ("flags", "results", "figure", "shown") and not study[name]:
+            raise Mistake(f"{path} says no {name}")
+    study["results"] = study["results"] or f"runs/studies/{study['name']}/results"
+    study["figure"] = study["figure"] or f"runs/studies/{study['name']}/returns"
+    _check_values(study, path)
+    return study
+
+
+def _check_values(study: dict[str, Any], path: Path) -> None:
+    for name, least in NEEDS.items():
+        amount = study.setdefault(name, least)
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not least <= amount < math.inf:
+            raise Mistake(f"{path}: {name} is {amount!r}, it must be a number, at least {least}")
+        if amount > 1 and amount != int(amount):
+            raise Mistake(f"{path}: {name} is {amount!r}, more than 1 must be a whole number")
+    if not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in study["seeds"]):
+        raise Mistake(f"{path}: seeds are {study['seeds']}, they must be whole numbers from 0 on")
+    if not all(isinstance(flags, str) for flags in [*study["tasks"].values(), *study["variants"].values()]):
+        raise Mistake(f"{path}: tasks and variants must each be a name = 'flags'")
+    for name in study["shown"]:
+        if name not in list(study["variants"]):
+            raise Mistake(f"{path}: shown has {name!r}, which is no variant")
+    for name in ("results", "figure"):
+        if not Path(study[name]).name:
+            raise Mistake(f"{path}: {name} is {study[name]!r}, it must be a path without an ending")
+
+
+def parts_of(study: dict[str, Any], runs: Path) -> list[Part]:
+    """Its runs, the seeds of a variant apart, so that a study that is stopped early has some of everything."""
+    found = []
+    for seed in study["seeds"]:
+        for task, own in study["tasks"].items():
+            for variant, flags in study["variants"].items():
+                words = _words(study["flags"], own, flags)
+                folder = runs / study["name"] / _folder(task) / _folder(variant) / f"seed-{seed}"
+                found.append(Part(task, variant, seed, words, folder))
+    return found
+
+
+def _folder(name: str) -> str:
+    folder = re.sub(r"[^\w.-]+", "-", name)
+    if not folder.strip("."):
+        raise Mistake(f"{name!r} is no name for a task or variant, whose folder it becomes")
+    return folder
+
+
+def _words(*flags: str) -> tuple[str, ...]:
+    try:
+        words = tuple(word for each in flags for word in shlex.split(each))
+    except ValueError as error:
+        raise Mistake(f"the flags {flags} cannot be read: {error}") from error
+    for word in words:
+        if word.split("=")[0] in OWN:
+            raise Mistake(f"{word} is the study's own to give: leave it out of the flags")
+        if word in ("-h", "--help"):
+            raise Mistake(f"{word} trains nothing: leave it out of the flags")
+    return words
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds a study's runs for this process; the lock goes when it does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError as error:
+        raise Mistake(f"{folder} is in use: another process runs the study") from error
+
+
+def check(parts: Sequence[Part]) -> None:
+    """Refuses parts that would share a folder, and those that have been begun with other flags."""
+    seen: dict[Path, Part] = {}
+    for part in parts:
+        other = seen.setdefault(part.folder, part)
+        if other is not part:
+            raise Mistake(
+                f"{other.variant!r} and {part.variant!r}, seed {part.seed}, have one folder: rename one of them"
+            )
+        flags, now = part.beside("flags"), shlex.join(part.flags)
+        if flags.exists() and (part.done or part.saved) and flags.read_text() != now:
+            raise Mistake(
+                f"{part.folder} was begun with {flags.read_text()}, not {now}: remove it, or rename the variant"
+            )
+
+
+def run_all(waiting: Sequence[Part], at_once: int, yielding: Yielding | None = None) -> list[Mistake]:
+    """Runs what waits, so many at once, and returns what went wrong. When it is interrupted, its runs save what they
+    have. With `yielding` they give way to other work."""
+    queue, going, wrong = list(waiting), dict[subprocess.Popen[bytes], Part](), list[Mistake]()
+    try:
+        while queue or going:
+            if yielding is not None:
+                yielding.look(going)
+            while queue and len(going) < at_once and not (yielding is not None and yielding.paused):
+                part = queue.pop(0)
+                try:
+                    going[process := _start(part)] = part
+                except Mistake as mistake:
+                    wrong.append(mistake)
+                    continue
+                if yielding is not None:
+                    lowest_priority(process)
+            under_way = len(going)
+            for process, part in list(going.items()):
+                if process.poll() is not None:
+                    del going[process]
+                    try:
+                        part.end(process.returncode)
+                    except Mistake as mistake:
+                        wrong.append(mistake)
+            if yielding is not None:
+                yielding.report([*going.values(), *queue], len(going), ended=len(going) < under_way)
+            time.sleep(POLL_SECONDS)
+    finally:
+        for process in going:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)  # One that is paused could not save.
+        for process in going:
+            process.wait()
+    return wrong
+
+
+def _start(part: Part) -> subprocess.Popen[bytes]:
+    try:
+        command = [*JAXRL, "train", *part.begin()]
+    except BlockingIOError as error:
+        raise Mistake(f"{part.folder} is in use: a run of an earlier start of the study still trains there") from error
+    with part.beside("log").open("ab") as log:
+        # A group of its own: Ctrl-C reaches it through us, once.
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
+
+
+def collect(parts: Sequence[Part], so_far: bool = False) -> list[dict[str, Any]]:
+    """Every evaluation of the runs that are done, or so far also of those that are not."""
+    rows: list[dict[str, Any]] = []
+    for part in parts:
+        path = part.folder / "evaluations.csv"
+        if part.done or (so_far and path.exists()):
+            own, found = {"env": part.task, "variant": part.variant, "seed": part.seed}, columns(path, COLUMNS[3:])
+            exact = {name: [f"{number:.6g}" for number in numbers(path, found, name)] for name in COLUMNS[4:6]}
+            rows += [
+                own | {name: row[name] for name in COLUMNS[3:]} | {name: column[at] for name, column in exact.items()}
+                for at, row in enumerate(found)
+            ]
+    order = {(part.task, part.variant): at for at, part in enumerate(parts[::-1])}
+    return sorted(rows, key=lambda row: (-order[row["env"], row["variant"]], row["seed"], int(row["step"])))
+
+
+def write(rows: Sequence[dict[str, Any]], study: dict[str, Any]) -> None:
+    """The results as a table, and beside it what they come from."""
+    results = Path(study["results"])
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.with_name(results.name + ".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    from jaxrl.studies.machine import machine  # Brings JAX, which a mistake need not wait for.
+
+    about = {name: study[name] for name in ("name", "flags", "tasks", "variants", "seeds")} | {"machine": machine()}
+    results.with_name(results.name + ".json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """The command `jaxrl study`. Returns the exit code: 0 done, 2 bad input or a run that failed, 130 after Ctrl-C."""
+    try:
+        return _main(argv, prog)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _main(argv: Sequence[str] | None, prog: str | None) -> int:
+    parser = Parser(description=__doc__, prog=prog)
+    parser.add_argument("study", type=Path, metavar="STUDY.toml")
+    parser.add_argument("--cores", type=int, help="how many cores the runs may take together; all, unless given")
+    parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="folder of the studies' runs")
+    parser.add_argument("--ray", metavar="ADDRESS", help="run them on the Ray cluster at this address instead of here")
+    parser.add_argument("--nice", action="store_true", help="yield to other work: see above")
+    parser.add_argument("--so-far", action="store_true", help="run nothing: table and figure of what there is")
+    given = parser.parse_args(argv)
+    wrong: list[Mistake] = []
+    try:
+        _check_flags(given.cores, given.ray, given.so_far, given.nice)
+        study = load(given.study)
+        parts = parts_of(study, given.runs.resolve())
+        check(parts)
+        if not given.so_far:
+            cores = given.cores or os.cpu_count() or 1
+            if given.ray is None and given.cores is not None and cores < study["cores"]:
+                raise Mistake(f"--cores is {cores}, but a run of this study takes {study['cores']:g}")
+            for kind in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(kind) is not signal.SIG_IGN:  # Under nohup it is not to be heard.
+                    signal.signal(kind, signal.default_int_handler)
+            with alone(folder := given.runs.resolve() / study["name"]):
+                waiting = [part for part in parts if not part.done]
+                print(f"{len(parts)} runs, {len(parts) - len(waiting)} done", flush=True)
+                if given.ray is not None:
+                    wrong = on_ray.run_all(waiting, folder / "lock", given.ray, study["cores"], study["gpus"])
+                else:
+                    yielding = Yielding(folder, waiting) if given.nice else None
+                    wrong = run_all(waiting, max(1, int(cores / study["cores"])), yielding)
+        rows = collect(parts, given.so_far)
+        if rows:
+            write(rows, study)
+        elif not wrong:
+            raise Mistake("none of its runs has been evaluated yet")
+    except Mistake as error:
+        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{error.filename} cannot be used: {error.strerror}")
+    code = _show(study, {row["variant"] for row in rows}) if rows else 0
+    if wrong:
+        others = f"; {len(wrong) - 1} more runs failed" if len(wrong) > 1 else ""
+        parser.error(f"{wrong[0]}{others}")
+    return code
+
+
+def _check_flags(cores: int | None, ray: str | None, so_far: bool, nice: bool) -> None:
+    if cores is not None and cores < 1:
+        raise Mistake(f"--cores is {cores}: it must be at least 1")
+    if ray is not None and cores is not None:
+        raise Mistake("--cores is for this machine and --ray for others: give one of the two")
+    if so_far and (ray is not None or cores is not None):
+        raise Mistake("--so-far runs nothing: leave --cores and --ray off")
+    if nice and (ray is not None or so_far):
+        raise Mistake("--nice is for runs on this machine: leave --ray and --so-far off")
+
+
+def _show(study: dict[str, Any], variants: set[str]) -> int:
+    """Prints where the runs end, and draws them."""
+    print(tables.ends(Path(f"{study['results']}.csv")), end="", flush=True)
+    plot = [*JAXRL, "plot", f"{study['results']}.csv", "--out", study["figure"]]
+    shown = [variant for variant in study["shown"] if variant in variants]
+    return subprocess.run([*plot, *(["--only", *shown] if shown else [])], check=False).returncode
