@@ -25,7 +25,7 @@ from parser import Parser
 from tables import markdown
 from timed_runs import JOBS, UPDATE, Tables
 
-from jaxrl.training.runner import versions
+from jaxrl.runs.folder import versions
 
 PEER_JOBS = [*JOBS, UPDATE]
 COMMANDS = {

@@ -3,12 +3,9 @@
 import collections.abc
 import contextlib
 import dataclasses
-import errno
-import itertools
 import json
 import math
 import os
-import re
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -386,64 +383,6 @@ def _check_minibatches(run: RunConfig, num_minibatches: int) -> None:
             f"num_minibatches {num_minibatches} does not divide the rollout of num_envs {run.num_envs} x "
             f"num_steps {run.num_steps} = {rows} rows into equal parts of 2 or more"
         )
-
-
-def claim_run_dir(run: RunConfig, here: Path = Path()) -> Path:
-    """Makes the run's folder.
-
-    Args:
-      run: the settings.
-      here: the folder that relative paths start from.
-
-    Returns:
-      The folder, relative to `here` where it is there.
-
-    Raises:
-      BadInput: there is something in the folder, or it cannot be made.
-    """
-    if run.run_dir is None:
-        return claim_next_folder(f"{run.algo}-{run.env_name}-seed{run.seed}", here)
-    named = Path(run.run_dir)
-    folder = here / named
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise BadInput(f"run_dir {named} is not empty: name a new folder, or continue its run with resume")
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise BadInput(f"run_dir {named} cannot be written to ({error.strerror}): name another") from error
-    return named
-
-
-def claim_next_folder(name: str, here: Path) -> Path:
-    """Makes the next free folder runs/NAME, runs/NAME-2, ... below `here`, and gives it relative to `here`. Processes
-    that do this at the same time get different ones."""
-    name = re.sub(r"[^\w.-]+", "-", name)
-    try:
-        (here / "runs").mkdir(exist_ok=True)
-        for suffix in itertools.count(1):
-            named = Path("runs") / (name if suffix == 1 else f"{name}-{suffix}")
-            with contextlib.suppress(FileExistsError):
-                (here / named).mkdir(parents=True)  # A study that is refused removes runs again.
-                break
-    except OSError as error:
-        raise BadInput(f"no folder can be made in runs ({error.strerror}): name one with run_dir") from error
-    return named
-
-
-def working_folder() -> Path:
-    """The folder that relative paths start from now; the empty path where it was removed."""
-    try:
-        return Path.cwd()
-    except OSError:
-        return Path()
-
-
-def reachable(named: Path, here: Path) -> Path:
-    """The path `named`, relative to `here`, as it stands where that still leads there: nothing has moved the working
-    folder. Else the path from `here`."""
-    return named if working_folder() == here else here / named
 
 
 def run_to_json(run: RunConfig) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from typing import Any
 
 from jaxrl.algos.ddpg import DDPGConfig
 from jaxrl.errors import BadInput
-from jaxrl.loggers.run_log import Evaluation
-from jaxrl.runs.config import MOST, RunConfig, claim_next_folder, load_run, run_to_json
+from jaxrl.loggers.logger import Evaluation
+from jaxrl.runs.config import MOST, RunConfig, load_run, run_to_json
+from jaxrl.runs.folder import claim_next_folder
 from jaxrl.storage.files import write_atomically
 
 

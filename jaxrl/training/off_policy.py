@@ -18,16 +18,24 @@ from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
 from jaxrl.data.transition import Transition
 from jaxrl.envs.vector import Envs
 from jaxrl.errors import EnvironmentFault, EnvironmentLost
+from jaxrl.loggers.logger import Logger
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack, each, from_host, in_turn, joined, on_host, to_host
 from jaxrl.runs.state import Training
-from jaxrl.training.runner import EXPLORATION, NETWORK, SAMPLING, Callback, Session, Sessions, stream, stream_key
+from jaxrl.runs.streams import EXPLORATION, NETWORK, SAMPLING, stream, stream_key
+from jaxrl.training.group import RunGroup
+from jaxrl.training.runner import Runner
+from jaxrl.training.snapshot import Callback
 
 
 def train_ddpg(
-    runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Callback | None = None, here: Path = Path()
-) -> Sessions:
-    """Trains each of `runs` in environments of its own until its session says stop; returns the sessions. Relative
+    runs: Sequence[RunConfig],
+    all_envs: Sequence[Envs],
+    callback: Callback | None = None,
+    here: Path = Path(),
+    loggers: Sequence[Sequence[Logger]] = (),
+) -> RunGroup:
+    """Trains each of `runs` in environments of its own until its runner says stop; returns the runners. Relative
     paths in `runs` start from the folder `here`.
 
     Each step's update is handed to the device before the step is taken, and runs while the environments do: it samples
@@ -47,7 +55,7 @@ def train_ddpg(
         metrics = metrics.mean(0).at[METRICS.index("skipped_updates")].multiply(run.updates_per_step)
         return state, (metrics, _flat(state.actor.params))
 
-    with Sessions(runs, trainings, METRICS, callback, here) as sessions:
+    with RunGroup(runs, trainings, METRICS, callback, here, loggers) as sessions:
         sessions.begin()
         if run.resume is None:
             for session in sessions:
@@ -72,7 +80,7 @@ def _training(run: RunConfig, envs: Envs) -> Training:
     return Training(Stack([state]), normalizer, rng, envs, memory, steps_due=envs.num_envs)
 
 
-def _learn(stack: Sequence[Session], keys: Any, learn: Callable[..., Any], add: Callable[..., Any]) -> Iterator[None]:
+def _learn(stack: Sequence[Runner], keys: Any, learn: Callable[..., Any], add: Callable[..., Any]) -> Iterator[None]:
     """The loop, for runs that are updated together; it pauses after each step, while an update is under way."""
     trainings, run = [session.training for session in stack], stack[0].run
     learner, memory = trainings[0].learner, trainings[0].memory
@@ -82,7 +90,7 @@ def _learn(stack: Sequence[Session], keys: Any, learn: Callable[..., Any], add: 
     unravel = _unraveller(on_host(learner, lambda state: state.actor.params)[0])
     due = np.zeros(len(stack), bool)
     latest: list[Any] = [None] * len(stack)  # What each of them did last.
-    while any(going := [session.goes_on() for session in stack]):
+    while any(going := [session.after_update() for session in stack]):
         acting = flat
         for at, training in enumerate(trainings):
             learns = going[at] and training.step >= run.learning_starts
@@ -113,7 +121,7 @@ def _learn(stack: Sequence[Session], keys: Any, learn: Callable[..., Any], add: 
         yield
 
 
-def _step(session: Session, policy: Callable[[np.ndarray], Any] | None) -> Transition:
+def _step(session: Runner, policy: Callable[[np.ndarray], Any] | None) -> Transition:
     """One step of a run's environments, with noise on what its policy says, or at random where there is none yet."""
     run, training, envs, rng = session.run, session.training, session.training.envs, session.training.rng
     assert isinstance(envs.action_space, spaces.Box)

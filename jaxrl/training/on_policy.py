@@ -17,16 +17,24 @@ from jaxrl.algos.ppo import METRICS, Lesson, PPOConfig, PPOState, fit_value, imp
 from jaxrl.data.normalize import normalize_rollout, normalizer_init, observer
 from jaxrl.data.transition import Transition
 from jaxrl.envs.vector import Envs
+from jaxrl.loggers.logger import Logger
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack, each, from_host, in_turn, joined, on_host
 from jaxrl.runs.state import Training
-from jaxrl.training.runner import EXPLORATION, NETWORK, Callback, Session, Sessions, stream, stream_key
+from jaxrl.runs.streams import EXPLORATION, NETWORK, stream, stream_key
+from jaxrl.training.group import RunGroup
+from jaxrl.training.runner import Runner
+from jaxrl.training.snapshot import Callback
 
 
 def train_ppo(
-    runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Callback | None = None, here: Path = Path()
-) -> Sessions:
-    """Trains each of `runs` in environments of its own until its session says stop; returns the sessions. Relative
+    runs: Sequence[RunConfig],
+    all_envs: Sequence[Envs],
+    callback: Callback | None = None,
+    here: Path = Path(),
+    loggers: Sequence[Sequence[Logger]] = (),
+) -> RunGroup:
+    """Trains each of `runs` in environments of its own until its runner says stop; returns the runners. Relative
     paths in `runs` start from the folder `here`."""
     trainings = [_training(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
 
@@ -34,7 +42,7 @@ def train_ppo(
         state, metrics = fit_value(state, lesson)
         return state, jnp.stack([metrics[name].astype(jnp.float32) for name in METRICS])
 
-    with Sessions(runs, trainings, METRICS, callback, here) as sessions:
+    with RunGroup(runs, trainings, METRICS, callback, here, loggers) as sessions:
         sessions.begin()
         stacks = sessions.stacked()
         halves = [from_host(jax.jit(each(half, len(stacks[0])), donate_argnums=0)) for half in (improve_policy, fit)]
@@ -52,12 +60,12 @@ def _training(run: RunConfig, envs: Envs) -> Training:
 
 
 def _learn(
-    stack: Sequence[Session], sessions: Sessions, improve: Callable[..., Any], fit: Callable[..., Any]
+    stack: Sequence[Runner], sessions: RunGroup, improve: Callable[..., Any], fit: Callable[..., Any]
 ) -> Iterator[None]:
     """The loop, for runs that are updated together; it pauses while an update is under way."""
     learner = stack[0].training.learner
     seen = [session.training.rollout for session in stack]
-    while any(going := [session.goes_on() for session in stack]):
+    while any(going := [session.after_update() for session in stack]):
         acting = on_host(learner, lambda state: state.actor.params)
         for place, session in enumerate(stack):
             if going[place]:
@@ -76,7 +84,7 @@ def _learn(
             yield
 
 
-def _taken_in(session: Session) -> Transition:
+def _taken_in(session: Runner) -> Transition:
     """The rollout as the update gets it, once the normaliser has taken it in."""
     training = session.training
     assert training.rollout is not None
@@ -101,7 +109,7 @@ def _empty_rollout(state: PPOState, envs: Envs, num_steps: int) -> Transition:
     return Transition(*(None if row is None else np.zeros((num_steps, *row.shape), row.dtype) for row in rows))
 
 
-def _collect(training: Training, session: Session, sessions: Sessions, params: Any) -> None:
+def _collect(training: Training, session: Runner, sessions: RunGroup, params: Any) -> None:
     """Acts until the rollout of `training`, raw, `(T, N)`, is full or the run is asked to stop. It begins where it left
     off.
 

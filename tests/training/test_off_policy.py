@@ -13,13 +13,14 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scripted import EPISODES, Scripted
 
-from jaxrl import BadInput, DDPGConfig, RunConfig, ddpg_act, load_policy, make_envs, off_policy, train
+from jaxrl import BadInput, DDPGConfig, RunConfig, ddpg_act, load_policy, make_envs, train
 from jaxrl.cli.main import evaluate_command, parse_run, train_command
 from jaxrl.runs.config import default_run, load_run, run_from_json, run_to_json
+from jaxrl.runs.streams import EVALUATION, stream
 from jaxrl.storage.files import load_arrays, save_tree
+from jaxrl.training import off_policy
 from jaxrl.training.evaluate import evaluate, make_eval_envs
 from jaxrl.training.off_policy import train_ddpg
-from jaxrl.training.runner import EVALUATION, stream
 
 SMALL = DDPGConfig(hidden_sizes=(16, 12))
 TINY = RunConfig(

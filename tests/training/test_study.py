@@ -11,7 +11,7 @@ import pytest
 from left_behind import tables
 from test_many import PPO, RUNS, STACKS, digest, kept, stop_at_step
 
-from jaxrl import BadInput, session, train, train_many
+from jaxrl import BadInput, train, train_many
 from jaxrl.cli.main import train_command
 from jaxrl.runs.sweep import load_study, runs_of
 
@@ -52,7 +52,7 @@ def test_each_run_of_a_sweep_is_what_it_is_alone(tmp_path, algo):
 
 @pytest.mark.parametrize("algo", SWEEPS)
 def test_a_sweep_in_one_stack_computes_what_each_computes_alone(tmp_path, monkeypatch, algo):
-    monkeypatch.setattr(session, "stack_sizes", STACKS["in one stack"])
+    monkeypatch.setattr("jaxrl.training.group.stack_sizes", STACKS["in one stack"])
     run = swept(algo, tmp_path / "sweep", eval_every=10**6)
     run = dataclasses.replace(run, total_steps=160 if algo == "ddpg" else 10 * run.num_envs * run.num_steps - 60)
     for result in train_many(run):
