@@ -111,17 +111,17 @@ def memory(job: str, steps: int) -> None:
 def saves() -> None:
     """Prints the share of a run's time that its checkpoints take, at the default interval and without an evaluation."""
     from jaxrl.cli.main import parse_run
-    from jaxrl.training.runner import Session
+    from jaxrl.training.runner import Runner
     from jaxrl.training.train import train
 
-    save, taken = Session.save, []
+    save, taken = Runner.save, []
 
     def timed(*arguments: Any) -> None:
         began = time.perf_counter()
         save(*arguments)
         taken.append(time.perf_counter() - began)
 
-    setattr(Session, "save", timed)  # noqa: B010
+    setattr(Runner, "save", timed)  # noqa: B010
     for flags in (
         "--algo ddpg --env Pendulum-v1 --total-steps 20000 --checkpoint-every 10000",
         "--algo ppo --env CartPole-v1 --total-steps 500000",

@@ -165,7 +165,8 @@ def _profile_one(name: str) -> dict[str, float]:
 
     from jaxrl.envs.vector import Envs
     from jaxrl.training import off_policy, on_policy
-    from jaxrl.training import runner as session
+    from jaxrl.training.evaluator import Evaluator
+    from jaxrl.training.runner import Runner
     from jaxrl.training.train import train
 
     clock = Stopwatch()
@@ -190,10 +191,10 @@ def _profile_one(name: str) -> dict[str, float]:
     clock.patch(off_policy, "_step", "noise, the loop itself")
     clock.patch(Envs, "_ask", "environment")
     clock.patch(Envs, "step", "adapter: copies, checks, episodes")
-    clock.patch(session.Session, "goes_on", "logs")
-    clock.patch(session.Session, "episodes", "logs")
-    clock.patch(session.Session, "save", "checkpoints")
-    setattr(session.Session, "_evaluate", clock.without(session.Session._evaluate))  # noqa: B010
+    clock.patch(Runner, "after_update", "logs")
+    clock.patch(Runner, "episodes", "logs")
+    clock.patch(Runner, "save", "checkpoints")
+    setattr(Evaluator, "evaluate", clock.without(Evaluator.evaluate))  # noqa: B010
     replay = Replay(JOBS[name].env, Envs)
     collect, catch_up = on_policy._collect, clock.watch(ALONE, replay.catch_up)
     setattr(on_policy, "_collect", lambda *arguments: (collect(*arguments), catch_up()))  # noqa: B010

@@ -1,166 +1,130 @@
-"""A run's checkpoints: `latest.npz` and `previous.npz`, and the replay buffer in parts that both may share. What is in
-them of a Training is known here; whoever saves adds notes of its own."""
+"""A run's checkpoints: `latest.npz` and `previous.npz`, and the replay buffer in parts that both may share. They hold
+any pytree, and notes beside it."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from jaxrl.data.replay import Replay
 from jaxrl.errors import BadInput
-from jaxrl.runs.state import Training
 from jaxrl.storage.files import DamagedFile, clean_up, load_arrays, load_tree, save_tree
 from jaxrl.storage.replay_segments import Segment, forget, load_replay, save_replay
 
-# What reading odd notes may raise.
-STRANGE = KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError
+# Errors that reading damaged notes may raise.
+NOTE_ERRORS = KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError
 
 
-class Savepoints:
-    """The checkpoints in a run's folder.
+class Checkpoint(NamedTuple):
+    """What was saved: the pytree, the notes, and the replay buffer where one was asked for."""
+
+    tree: Any
+    notes: dict[str, Any]
+    replay: Replay | None
+
+
+class Checkpoints:
+    """The checkpoints of a run. The last two are kept, so that there is always a whole one.
 
     Args:
-      run_dir: the run's folder.
-      algo, env: what the run is; a checkpoint of another is refused.
+      run_dir: the run's folder; they lie in its folder `checkpoints`.
 
     Attributes:
-      notice: what was read instead of the latest checkpoint, and why; empty where it was that.
+      folder: where they lie.
+      notice: says, after `load`, why the checkpoint before the latest was taken; empty where the latest was.
     """
 
-    def __init__(self, run_dir: Path, algo: str, env: str) -> None:
-        self.notice = ""
-        self._run_dir, self._is = run_dir, {"algo": algo, "env": env}
-        self._folder = run_dir / "checkpoints"
-        self._latest, self._previous = self._folder / "latest.npz", self._folder / "previous.npz"
+    def __init__(self, run_dir: Path) -> None:
+        self.folder, self.notice = run_dir / "checkpoints", ""
+        self._latest, self._previous = self.folder / "latest.npz", self.folder / "previous.npz"
         self._newest = self._latest
         self._segments: list[Segment] = []  # Of the replay buffer, as the last checkpoint needs them.
 
-    def write(self, training: Training, notes: dict[str, Any]) -> None:
+    def save(self, tree: Any, notes: dict[str, Any], replay: Replay | None = None, stored: int = 0) -> None:
         """Writes a checkpoint beside the last one, which stays until the next.
 
         Args:
-          training: all of it is kept.
-          notes: anything else, JSON-able.
+          tree: a pytree of arrays.
+          notes: anything else, JSON-able. The name "segments" is taken.
+          replay: a replay buffer. Transitions that the last checkpoint holds already are not written again.
+          stored: how many transitions the buffer has ever taken in.
 
         Raises:
           OSError: it cannot be written; the last one is whole.
         """
-        own = {
-            "step": training.step,
-            "rng": training.rng.bit_generator.state,
-            "envs": training.envs.state(),
-            "steps_due": training.steps_due,
-            "rows": training.rows,
-        }
-        segments, coming = self._segments, self._folder / "next.npz"
-        if (replay := training.replay) is not None:
-            segments = save_replay(self._folder, replay, training.step, segments)
-        tree = {"state": training.state, "normalizer": training.normalizer}
-        tree |= {"rollout": training.rollout} if training.rows else {}
-        save_tree(coming, tree, notes | own | self._is | {"segments": segments})
+        self.folder.mkdir(exist_ok=True)
+        segments, coming = self._segments, self.folder / "next.npz"
+        if replay is not None:
+            segments = save_replay(self.folder, replay, stored, segments)
+        save_tree(coming, tree, notes | {"segments": segments})
         if self._latest.is_file():
             self._latest.replace(self._previous)
         coming.replace(self._latest)
-        forget(self._folder, [*self._segments, *segments])
+        forget(self.folder, [*self._segments, *segments])
         self._segments = segments
 
-    def read(self, training: Training) -> dict[str, Any]:
-        """Brings `training` to where the latest whole checkpoint was made, but for its environments. Nothing on the
-        disk is changed.
+    def load(self, like: Any, replay: Replay | None = None) -> Checkpoint:
+        """Reads the latest checkpoint, or the one before it where the latest is damaged. Nothing on the disk is
+        changed: `tidy_up` does that.
+
+        Args:
+          like: a pytree of the structure, shapes and types that were saved; or, where these depend on the notes, a
+            function of the notes that gives it.
+          replay: an empty buffer, which is consumed and filled.
 
         Returns:
-          The notes; "envs" among them is the state of the environments.
+          The checkpoint. Its tree has JAX arrays where `like` has them, and NumPy arrays elsewhere.
 
         Raises:
-          BadInput: there is none, or one of another run.
+          BadInput: there is none, or one of another structure.
         """
-        if self._folder.is_symlink():
-            raise BadInput(f"{self._folder} is a link, and may lead anywhere: it must be a folder")
+        if self.folder.is_symlink():
+            raise BadInput(f"{self.folder} is a link, and may lead anywhere: it must be a folder")
         if self._previous.is_file() and not self._latest.exists():  # The process was killed between two renamings.
             self._newest = self._previous
         try:
-            return self._read_from(self._newest, training)
+            return self._read(self._newest, like, replay)
         except DamagedFile as error:
             if self._newest == self._previous or not self._previous.is_file():
                 raise
             self.notice = f"{error}: going back to the checkpoint before it"
             self._newest = self._previous
-            return self._read_from(self._newest, training)
+            return self._read(self._newest, like, replay)
 
-    def _read_from(self, path: Path, training: Training) -> dict[str, Any]:
+    def _read(self, path: Path, like: Any, replay: Replay | None) -> Checkpoint:
         _, notes = load_arrays(path, ())
-        found, wanted = (notes.get("algo"), notes.get("env")), tuple(self._is.values())
-        if found != wanted:
-            raise BadInput(f"{path} is of {found[0]} on {found[1]}, not of {wanted[0]} on {wanted[1]}")
-        like: dict[str, Any] = {"state": training.state, "normalizer": training.normalizer}
         with readable(path):
-            rows, step, segments = int(notes["rows"]), int(notes["step"]), _segments_of(notes)
-            if not 0 <= rows <= (0 if training.rollout is None else len(training.rollout.reward)):
-                raise ValueError(f"{rows} rows of a rollout")
-            like |= {"rollout": training.rollout} if rows else {}
-            tree, _ = load_tree(path, like)
-            if training.memory is not None:
-                replay = load_replay(self._folder, training.memory[training.place], step, segments)
-                training.memory[training.place] = replay
-            training.state, training.normalizer = tree["state"], tree["normalizer"]
-            training.rng.bit_generator.state = notes["rng"]
-            training.step, training.steps_due = step, int(notes["steps_due"])
-            training.rollout, training.rows = tree.get("rollout", training.rollout), rows
-            if notes["envs"] is None:
-                training.begin_anew()
+            segments = _segments_of(notes)
+            tree, _ = load_tree(path, like(notes) if callable(like) else like)
+            if replay is not None:
+                stored = segments[-1].last if segments else 0
+                replay = load_replay(self.folder, replay, stored, segments)
         self._segments = segments
-        return notes
+        return Checkpoint(tree, notes, replay)
 
     def tidy_up(self) -> None:
-        """Makes the checkpoint that was read the latest, and removes what crashes have left."""
-        clean_up(self._run_dir)
-        (self._folder / "next.npz").unlink(missing_ok=True)
+        """Makes the checkpoint that was read the latest, and removes what crashes have left in the run's folder."""
+        clean_up(self.folder.parent)
+        (self.folder / "next.npz").unlink(missing_ok=True)
         kept = list(self._segments)
         if self._newest == self._previous:
             if self._latest.is_file():
-                self._latest.replace(self._folder / "damaged.npz")
+                self._latest.replace(self.folder / "damaged.npz")
             self._previous.replace(self._latest)
         elif self._previous.is_file():
             with contextlib.suppress(BadInput):  # Damaged, it needs nothing.
                 kept += _segments_of(load_arrays(self._previous, ())[1])
-        forget(self._folder, kept)
-
-
-def adopt(source: Path, training: Training, names: Sequence[str]) -> None:
-    """Starts `training` from the networks, `names` of the state's fields, and the observation statistics of the run in
-    `source`."""
-    latest = source / "checkpoints" / "latest.npz"
-    path = latest if latest.exists() else latest.with_name("previous.npz")  # Killed between two renamings.
-    if not path.exists():
-        raise BadInput(
-            f"init_from {source} holds no checkpoint, there is no {latest}: it must be the folder of a single run"
-        )
-    networks = {name: getattr(training.state, name) for name in names}
-    wanted = {
-        name: {part: getattr(network, part) for part in ("params", "target_params") if hasattr(network, part)}
-        for name, network in networks.items()
-    }
-    found, _ = load_tree(path, {"state": wanted}, partly=True)
-    training.state = training.state.replace(
-        **{name: network.replace(**found["state"][name]) for name, network in networks.items()}
-    )
-    stored, _ = load_arrays(path, {"normalizer.obs.mean"})
-    if bool(stored) != (training.normalizer.obs is not None):
-        raise BadInput(
-            f"one of {source} and this run normalises observations and one does not: set normalize_obs alike"
-        )
-    if training.normalizer.obs is not None:
-        found, _ = load_tree(path, {"normalizer": {"obs": training.normalizer.obs}}, partly=True)
-        training.normalizer = training.normalizer._replace(obs=found["normalizer"]["obs"])
+        forget(self.folder, kept)
 
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Around reading notes: those that cannot be are refused in one line."""
+    """Around reading notes: those that cannot be read are refused in one line."""
     try:
         yield
     except BadInput:
         raise
-    except STRANGE as error:
+    except NOTE_ERRORS as error:
         raise BadInput(f"{path} has notes that are damaged: {type(error).__name__}: {error}") from error
 
 

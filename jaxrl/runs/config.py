@@ -1,15 +1,9 @@
 """What a run is: its settings, and the checks on them."""
 
-import contextlib
 import dataclasses
 import difflib
-import errno
-import itertools
 import math
-import os
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from gymnasium.vector import VectorEnv
@@ -287,61 +281,3 @@ def _check_evaluation(run: RunConfig) -> None:
         raise BadInput("eval_env is a vector environment, which belongs to one run: give an id or a function")
     if isinstance(run.eval_env, VectorEnv) and run.eval_backend != "gymnasium":
         raise BadInput("eval_env is a vector environment, which steps as it does: leave eval_backend off")
-
-
-def claim_run_dir(run: RunConfig, here: Path = Path()) -> Path:
-    """Makes the run's folder.
-
-    Args:
-      run: the settings.
-      here: the folder that relative paths start from.
-
-    Returns:
-      The folder, relative to `here` where it is there.
-
-    Raises:
-      BadInput: there is something in the folder, or it cannot be made.
-    """
-    if run.run_dir is None:
-        return claim_next_folder(f"{run.row.name}-{run.env_name}-seed{run.seed}", here)
-    named = Path(run.run_dir)
-    folder = here / named
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise BadInput(f"run_dir {named} is not empty: name a new folder, or continue its run with resume")
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise BadInput(f"run_dir {named} cannot be written to ({error.strerror}): name another") from error
-    return named
-
-
-def claim_next_folder(name: str, here: Path) -> Path:
-    """Makes the next free folder runs/NAME, runs/NAME-2, ... below `here`, and gives it relative to `here`. Processes
-    that do this at the same time get different ones."""
-    name = re.sub(r"[^\w.-]+", "-", name)
-    try:
-        (here / "runs").mkdir(exist_ok=True)
-        for suffix in itertools.count(1):
-            named = Path("runs") / (name if suffix == 1 else f"{name}-{suffix}")
-            with contextlib.suppress(FileExistsError):
-                (here / named).mkdir(parents=True)  # A study that is refused removes runs again.
-                break
-    except OSError as error:
-        raise BadInput(f"no folder can be made in runs ({error.strerror}): name one with run_dir") from error
-    return named
-
-
-def working_folder() -> Path:
-    """The folder that relative paths start from now; the empty path where it was removed."""
-    try:
-        return Path.cwd()
-    except OSError:
-        return Path()
-
-
-def reachable(named: Path, here: Path) -> Path:
-    """The path `named`, relative to `here`, as it stands where that still leads there: nothing has moved the working
-    folder. Else the path from `here`."""
-    return named if working_folder() == here else here / named

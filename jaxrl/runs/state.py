@@ -1,6 +1,8 @@
-"""Where a training stands: all that a loop hands from one step to the next."""
+"""Where a training stands: all that a loop hands from one step to the next, and how a checkpoint keeps it."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,10 @@ from jaxrl.data.normalize import Normalizer
 from jaxrl.data.replay import Replay
 from jaxrl.data.transition import Transition
 from jaxrl.envs.vector import Envs
+from jaxrl.errors import BadInput
+from jaxrl.runs.checkpoints import Checkpoints, readable
 from jaxrl.runs.stack import Stack
+from jaxrl.storage.files import load_arrays, load_tree
 
 
 @dataclasses.dataclass
@@ -62,3 +67,87 @@ class Training:
         else:
             going = ~self.rollout.terminated[last]
             self.rollout.truncated[last] = going if self.rollout.valid is None else going & self.rollout.valid[last]
+
+
+def save_training(training: Training, checkpoints: Checkpoints, notes: dict[str, Any]) -> None:
+    """Writes a checkpoint of all of `training`, and of `notes`, JSON-able.
+
+    Raises:
+      OSError: it cannot be written; the last one is whole.
+    """
+    own = {
+        "step": training.step,
+        "rng": training.rng.bit_generator.state,
+        "envs": training.envs.state(),
+        "steps_due": training.steps_due,
+        "rows": training.rows,
+    }
+    tree = {"state": training.state, "normalizer": training.normalizer}
+    tree |= {"rollout": training.rollout} if training.rows else {}
+    checkpoints.save(tree, notes | own, training.replay, training.step)
+
+
+def load_training(training: Training, checkpoints: Checkpoints, algo: str, env: str) -> dict[str, Any]:
+    """Brings `training` to where the latest whole checkpoint was made, but for its environments.
+
+    Args:
+      training: where a run with the same settings begins.
+      checkpoints: of the run.
+      algo, env: what the run is; a checkpoint of another is refused.
+
+    Returns:
+      The notes; "envs" among them is the state of the environments, None where it is not known.
+
+    Raises:
+      BadInput: there is none, or one of another run.
+    """
+
+    def like(notes: dict[str, Any]) -> dict[str, Any]:
+        found = notes.get("algo"), notes.get("env")
+        if found != (algo, env):
+            raise BadInput(f"{checkpoints.folder} is of {found[0]} on {found[1]}, not of {algo} on {env}")
+        rows = int(notes["rows"])
+        if not 0 <= rows <= (0 if training.rollout is None else len(training.rollout.reward)):
+            raise ValueError(f"{rows} rows of a rollout")
+        rollout = {"rollout": training.rollout} if rows else {}
+        return {"state": training.state, "normalizer": training.normalizer} | rollout
+
+    tree, notes, replay = checkpoints.load(like, training.replay)
+    with readable(checkpoints.folder):
+        if training.memory is not None:
+            training.memory[training.place] = replay
+        training.state, training.normalizer = tree["state"], tree["normalizer"]
+        training.rng.bit_generator.state = notes["rng"]
+        training.step, training.steps_due = int(notes["step"]), int(notes["steps_due"])
+        training.rollout, training.rows = tree.get("rollout", training.rollout), int(notes["rows"])
+        if notes["envs"] is None:
+            training.begin_anew()
+    return notes
+
+
+def adopt(source: Path, training: Training, names: Sequence[str]) -> None:
+    """Starts `training` from the networks, `names` of the state's fields, and the observation statistics of the run in
+    `source`."""
+    latest = source / "checkpoints" / "latest.npz"
+    path = latest if latest.exists() else latest.with_name("previous.npz")  # Killed between two renamings.
+    if not path.exists():
+        raise BadInput(
+            f"init_from {source} holds no checkpoint, there is no {latest}: it must be the folder of a single run"
+        )
+    networks = {name: getattr(training.state, name) for name in names}
+    wanted = {
+        name: {part: getattr(network, part) for part in ("params", "target_params") if hasattr(network, part)}
+        for name, network in networks.items()
+    }
+    found, _ = load_tree(path, {"state": wanted}, partly=True)
+    training.state = training.state.replace(
+        **{name: network.replace(**found["state"][name]) for name, network in networks.items()}
+    )
+    stored, _ = load_arrays(path, {"normalizer.obs.mean"})
+    if bool(stored) != (training.normalizer.obs is not None):
+        raise BadInput(
+            f"one of {source} and this run normalises observations and one does not: set normalize_obs alike"
+        )
+    if training.normalizer.obs is not None:
+        found, _ = load_tree(path, {"normalizer": {"obs": training.normalizer.obs}}, partly=True)
+        training.normalizer = training.normalizer._replace(obs=found["normalizer"]["obs"])

@@ -15,8 +15,9 @@ from typing import Any, get_args, get_type_hints
 
 from jaxrl.algos.algorithm import Algorithm
 from jaxrl.errors import BadInput
-from jaxrl.loggers.run_log import Evaluation
-from jaxrl.runs.config import RunConfig, claim_next_folder
+from jaxrl.loggers.logger import Evaluation
+from jaxrl.runs.config import RunConfig
+from jaxrl.runs.folder import claim_next_folder
 from jaxrl.runs.record import load_run, run_to_json
 from jaxrl.storage.files import write_atomically
 

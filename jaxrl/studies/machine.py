@@ -4,7 +4,7 @@ import os
 import platform
 from pathlib import Path
 
-from jaxrl.training.runner import versions
+from jaxrl.runs.folder import versions
 
 
 def machine() -> dict[str, str]:

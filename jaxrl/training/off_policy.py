@@ -15,7 +15,8 @@ from jaxrl.envs.vector import Envs
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
-from jaxrl.training.runner import EXPLORATION, NETWORK, Session, stream, stream_key
+from jaxrl.runs.streams import EXPLORATION, NETWORK, stream, stream_key
+from jaxrl.training.runner import Runner
 from jaxrl.training.scheduler import Loop, Programs, Store, Update, metrics_row, step_count, take_step
 
 
@@ -54,7 +55,7 @@ def programs(run: RunConfig, state: Any) -> Programs:
 
 
 def off_policy(
-    run: RunConfig, training: Training, runner: Session, policy_now: Callable[[], Callable[[np.ndarray], Any]]
+    run: RunConfig, training: Training, runner: Runner, policy_now: Callable[[], Callable[[np.ndarray], Any]]
 ) -> Iterator[Update | Store]:
     """Acts, learns and stores, step by step.
 
@@ -64,7 +65,7 @@ def off_policy(
     """
     if run.resume is None:
         runner.say(_plan(run))
-    while runner.goes_on():
+    while runner.after_update():
         policy, is_random = policy_now(), training.step < run.loop.learning_starts
         due = not is_random and training.steps_due >= training.envs.num_envs
         training.steps_due -= training.envs.num_envs if due else 0

@@ -15,7 +15,8 @@ from jaxrl.envs.vector import Envs
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
-from jaxrl.training.runner import EXPLORATION, NETWORK, Session, stream, stream_key
+from jaxrl.runs.streams import EXPLORATION, NETWORK, stream, stream_key
+from jaxrl.training.runner import Runner
 from jaxrl.training.scheduler import Loop, Programs, Update, metrics_row, take_step
 from jaxrl.training.scheduler import programs as whole
 
@@ -45,10 +46,10 @@ def programs(run: RunConfig, state: Any) -> Programs:
 
 
 def on_policy(
-    run: RunConfig, training: Training, runner: Session, policy_now: Callable[[], Callable[[np.ndarray], Any]]
+    run: RunConfig, training: Training, runner: Runner, policy_now: Callable[[], Callable[[np.ndarray], Any]]
 ) -> Iterator[Update]:
     """Collects a rollout with the policy as it stands, updates once, repeats."""
-    while runner.goes_on():
+    while runner.after_update():
         _collect(run, training, runner, policy_now())
         if runner.stop_asked:
             continue
@@ -62,7 +63,7 @@ def on_policy(
 LOOP = Loop(prepare, programs, on_policy)
 
 
-def _collect(run: RunConfig, training: Training, runner: Session, policy: Callable[[np.ndarray], Any]) -> None:
+def _collect(run: RunConfig, training: Training, runner: Runner, policy: Callable[[np.ndarray], Any]) -> None:
     """Acts until the rollout of `training`, raw, `(T, N)`, is full or the run is asked to stop. It begins where it left
     off.
 

@@ -29,7 +29,9 @@ from jaxrl.errors import EnvironmentFault, EnvironmentLost
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack, each, from_host, in_turn, joined, to_host
 from jaxrl.runs.state import Training
-from jaxrl.training.runner import EXPLORATION, NETWORK, SAMPLING, Session, Sessions, stream, stream_key
+from jaxrl.runs.streams import EXPLORATION, NETWORK, SAMPLING, stream, stream_key
+from jaxrl.training.group import RunGroup
+from jaxrl.training.runner import Runner
 
 
 class Update(NamedTuple):
@@ -69,7 +71,7 @@ class Programs(NamedTuple):
     params_of: Callable[[Any], Any] = lambda params: params
 
 
-Steps = Callable[[RunConfig, Training, Session, Callable[[], Callable[[np.ndarray], Any]]], Iterator[Any]]
+Steps = Callable[[RunConfig, Training, Runner, Callable[[], Callable[[np.ndarray], Any]]], Iterator[Any]]
 
 
 class Loop(NamedTuple):
@@ -104,15 +106,15 @@ def programs(run: RunConfig, _: Any) -> Programs:
     return Programs(update)
 
 
-def serve(sessions: Sessions, loop: Loop) -> None:
-    """Runs the loop of every session until each has ended."""
-    groups = sessions.stacked()
+def serve(runs: RunGroup, loop: Loop) -> None:
+    """Runs the loop of every run until each has ended."""
+    groups = runs.stacked()
     first = groups[0][0]
     programs = _for_size(loop.programs(first.run, first.training.state), len(groups[0]))
     in_turn(_serve(group, loop.steps, programs) for group in groups)
 
 
-def take_step(training: Training, runner: Session, env_action: Any) -> Transition:
+def take_step(training: Training, runner: Runner, env_action: Any) -> Transition:
     """One step of a run's environments, counted and logged. `valid` rows alone count: the others are spent on
     resetting, or nothing can be learned of them."""
     transition = training.envs.step(env_action)
@@ -189,14 +191,14 @@ def _for_size(programs: Programs, size: int) -> Programs:
     return programs._replace(update=one, add=add)
 
 
-def _serve(group: Sequence[Session], steps: Steps, programs: Programs) -> Iterator[None]:
+def _serve(group: Sequence[Runner], steps: Steps, programs: Programs) -> Iterator[None]:
     """Serves runs that are updated together; it pauses while an update is under way, for others to go on."""
     learner, memory = group[0].training.learner, group[0].training.memory
     actors = _Actors(programs, learner)
-    keys = None if memory is None else Stack([stream_key(session.run.seed, SAMPLING) for session in group]).tree
+    keys = None if memory is None else Stack([stream_key(runner.run.seed, SAMPLING) for runner in group]).tree
     loops: list[Any] = [
-        steps(session.run, session.training, session, functools.partial(actors.policy_now, place))
-        for place, session in enumerate(group)
+        steps(runner.run, runner.training, runner, functools.partial(actors.policy_now, place))
+        for place, runner in enumerate(group)
     ]
     latest: list[Any] = [None] * len(group)  # What each of them gave last; a run that is over gives it again.
     while True:
@@ -210,9 +212,9 @@ def _serve(group: Sequence[Session], steps: Steps, programs: Programs) -> Iterat
             assert not isinstance(programs.update, tuple)
             data = (memory.tree, keys) if memory is not None else (joined(_filled(latest)),)
             learner.tree, metrics, actors.latest = programs.update(learner.tree, chosen, *data)
-            for session, is_chosen in zip(group, chosen, strict=True):
+            for runner, is_chosen in zip(group, chosen, strict=True):
                 if is_chosen:
-                    session.learned(metrics)
+                    runner.learned(metrics)
         elif kind is Store:
             assert memory is not None and programs.add is not None
             memory.tree = programs.add(memory.tree, joined(_only_new(_filled(latest), requests)))

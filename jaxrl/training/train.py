@@ -4,7 +4,7 @@ import dataclasses
 import operator
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from jaxrl.data.normalize import Normalizer
 from jaxrl.device import check_device
 from jaxrl.envs.vector import Envs, make_envs
 from jaxrl.errors import BadInput
-from jaxrl.loggers.run_log import Evaluation
-from jaxrl.runs.config import RunConfig, check_settings, working_folder
+from jaxrl.loggers.logger import Evaluation, Logger, check_loggers
+from jaxrl.runs.config import RunConfig, check_settings
 from jaxrl.runs.convert import converted, shown
+from jaxrl.runs.folder import working_folder
 from jaxrl.runs.sweep import claimed, is_study, write_results
 from jaxrl.training import off_policy, on_policy
+from jaxrl.training.group import RunGroup
 from jaxrl.training.own_algorithm import check_algorithm
-from jaxrl.training.runner import Callback, Session, Sessions
+from jaxrl.training.runner import Runner
 from jaxrl.training.scheduler import Loop, prepare, programs, serve
+from jaxrl.training.snapshot import Callback
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +76,13 @@ def _imported(module: str | None, name: str) -> Any:
         return None
 
 
-def train(run: RunConfig, callback: Callback | None = None, *, algorithm: Algorithm | None = None) -> Result:
+def train(
+    run: RunConfig,
+    callback: Callback | None = None,
+    *,
+    algorithm: Algorithm | None = None,
+    loggers: Sequence[Logger] = (),
+) -> Result:
     """Trains as `run` says, and leaves its folder behind.
 
     Args:
@@ -81,27 +90,36 @@ def train(run: RunConfig, callback: Callback | None = None, *, algorithm: Algori
       callback: called after each update with a Snapshot. It must return None, True, or False, which ends the run
         cleanly. Whatever it raises is let through once a checkpoint is saved.
       algorithm: a row of your own, which enters the table; None for the one that `run` names.
+      loggers: more that hear what the run logs, beside its CSV files, TensorBoard and the console: see
+        `jaxrl.loggers.logger.Logger`. Whatever one of them raises is let through once a checkpoint is saved, after the
+        next update.
 
     Returns:
       The result. Environments that were built here are closed; a VectorEnv that `run` brings is left open.
 
     Raises:
       BadInput: the settings cannot work; nothing has been written then. Or a step of which nothing can be learned,
-        with a checkpoint saved (unless `on_fault` is "reset"); or the callback returned something else.
+        with a checkpoint saved (unless `on_fault` is "reset"); or the callback returned something else, or `loggers`
+        holds something else: nothing has been written then.
       EnvironmentLost: an environment raised, died, or gave no answer in time; a checkpoint is saved.
       KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
         saved.
     """
     run, here = _settled(run, algorithm), working_folder()
-    if callback is not None and not callable(callback):
-        raise BadInput(f"callback is {shown(callback)}: it must be a function of a Snapshot, or None")
+    _check_callback(callback)
     if is_study(run):
         raise BadInput(f"num_seeds is {run.num_seeds}, sweep {list(run.sweep)}: train_many trains more than one run")
-    [result] = _train([run], here, callback)
+    [result] = _train([run], here, callback, [check_loggers(loggers)])
     return result
 
 
-def train_many(run: RunConfig, *, algorithm: Algorithm | None = None) -> list[Result]:
+def train_many(
+    run: RunConfig,
+    callback: Callback | None = None,
+    *,
+    algorithm: Algorithm | None = None,
+    loggers: Callable[[RunConfig], Sequence[Logger]] | None = None,
+) -> list[Result]:
     """Trains the runs that `run.num_seeds` and `run.sweep` stand for side by side. Leaves in the folder of `run` what
     each would leave alone, and `results.csv`: for each what was swept, its seed and its last evaluation.
 
@@ -110,6 +128,10 @@ def train_many(run: RunConfig, *, algorithm: Algorithm | None = None) -> list[Re
 
     Args:
       run: the settings; with `resume` set, those that `jaxrl.runs.sweep.load_study` gives.
+      callback: as of `train`, called after each update of each run; `run_dir` of its Snapshot says which. Returning
+        False ends that run alone.
+      loggers: a function of one run's settings that gives the loggers of that run, as `train` takes them. It is called
+        for each run before anything is written; `run_dir` and `seed` of the settings are that run's.
       algorithm: as of `train`.
 
     Returns:
@@ -119,10 +141,14 @@ def train_many(run: RunConfig, *, algorithm: Algorithm | None = None) -> list[Re
       BadInput, EnvironmentLost, KeyboardInterrupt, SystemExit: as `train`; every run is saved.
     """
     run, here = _settled(run, algorithm), working_folder()
+    _check_callback(callback)
+    if loggers is not None and not callable(loggers):
+        raise BadInput("loggers must be a function of one run's settings that gives a list of loggers, or None")
     check_settings(run)
     check_device()
     with claimed(run, here) as (group, runs):
-        results = _train(runs, here)
+        all_loggers = [] if loggers is None else [check_loggers(loggers(each)) for each in runs]
+        results = _train(runs, here, callback, all_loggers)
     write_results(here / group, run, [(result.run, result.evaluations) for result in results])
     return results
 
@@ -141,7 +167,14 @@ def _loop_of(run: RunConfig) -> Loop:
     return named[loop] if isinstance(loop, str) else Loop(prepare, programs, loop)
 
 
-def _train(runs: Sequence[RunConfig], here: Path, callback: Callback | None = None) -> list[Result]:
+def _check_callback(callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise BadInput(f"callback is {shown(callback)}: it must be a function of a Snapshot, or None")
+
+
+def _train(
+    runs: Sequence[RunConfig], here: Path, callback: Callback | None, loggers: Sequence[Sequence[Logger]]
+) -> list[Result]:
     """Runs that differ in numbers only, side by side. Relative paths start from the folder `here`: code of the user's
     may move the working folder at any time."""
     for run in runs:
@@ -152,36 +185,40 @@ def _train(runs: Sequence[RunConfig], here: Path, callback: Callback | None = No
         for run in runs:
             how: dict[str, Any] = {"wrapper": run.wrapper, "on_fault": run.on_fault, "timeout": run.env_timeout}
             all_envs.append(make_envs(run.env, run.num_envs, run.seed, run.env_backend, **how))
-        sessions = train_in(runs, all_envs, callback, here)
+        group = train_in(runs, all_envs, callback, here, loggers)
     finally:
         for envs in all_envs:
             if not isinstance(runs[0].env, VectorEnv):  # One that the user has built is the user's to close.
                 envs.close()
-    if sessions.stopped_by is signal.SIGINT:
+    if group.stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
-    if sessions.stopped_by is not None:
-        raise SystemExit(128 + sessions.stopped_by)
-    return [_result(session) for session in sessions]
+    if group.stopped_by is not None:
+        raise SystemExit(128 + group.stopped_by)
+    return [_result(runner) for runner in group]
 
 
 def train_in(
-    runs: Sequence[RunConfig], all_envs: Sequence[Envs], callback: Callback | None = None, here: Path = Path()
-) -> Sessions:
+    runs: Sequence[RunConfig],
+    all_envs: Sequence[Envs],
+    callback: Callback | None = None,
+    here: Path = Path(),
+    loggers: Sequence[Sequence[Logger]] = (),
+) -> RunGroup:
     """Trains each of `runs`, which differ in numbers only, in environments of its own. Relative paths start from the
-    folder `here`.
+    folder `here`; `loggers` has those of the user's for each run, or nothing.
 
     Returns:
-      What is left of each, once its run is over.
+      The runners, once their runs are over.
     """
     loop, row = _loop_of(runs[0]), runs[0].row
     trainings = [loop.prepare(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
     check_algorithm(runs[0], trainings[0])
-    with Sessions(runs, trainings, row.metrics, callback, here) as sessions:
-        sessions.begin()
-        serve(sessions, loop)
-    return sessions
+    with RunGroup(runs, trainings, row.metrics, callback, here, loggers) as group:
+        group.begin()
+        serve(group, loop)
+    return group
 
 
-def _result(session: Session) -> Result:
-    training = session.training
-    return Result(training.state, training.normalizer, session.evaluations, training.step, session.folder, session.run)
+def _result(runner: Runner) -> Result:
+    training = runner.training
+    return Result(training.state, training.normalizer, runner.evaluations, training.step, runner.folder, runner.run)

@@ -42,7 +42,7 @@ from jaxrl import (
 from jaxrl.data.batch import weigh
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.errors import NotSaved
-from jaxrl.loggers.run_log import Evaluation
+from jaxrl.loggers.logger import Evaluation
 from jaxrl.ops.distributions import Categorical, MultiCategorical
 from jaxrl.runs.algorithms import PPO as PPO_ROW
 from jaxrl.runs.algorithms import ROWS

@@ -55,9 +55,9 @@ from jaxrl.data.normalize import Moments, Normalizer, moments_init, moments_upda
 from jaxrl.data.spaces import flatten
 from jaxrl.ops.distributions import Categorical, DiagGaussian, MultiCategorical, TanhGaussian
 from jaxrl.ops.losses import clipped_value_loss, explained_variance, standardize, weighted_mean
+from jaxrl.runs.streams import stream_key
 from jaxrl.storage.policy import save_policy
 from jaxrl.training.evaluate import evaluate
-from jaxrl.training.runner import stream_key
 
 ROOT = Path(jaxrl.__file__).parent.parent
 STRICT = {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict", "jax_transfer_guard": "disallow"}

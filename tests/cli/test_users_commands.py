@@ -459,9 +459,9 @@ def test_rewards_that_explain_nothing_train_and_draw_without_a_word(folder, monk
 def test_events_of_numbers_that_are_none_can_be_read(folder, capfd, caplog):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from jaxrl.loggers.run_log import _Board
+    from jaxrl.loggers.tensorboard import TensorBoard
 
-    board = _Board(folder, None)
+    board = TensorBoard(folder)
     for step, value in enumerate([1.5, float("nan"), np.float32(np.inf), np.float64(2)]):
         board.add_scalar("update/explained_variance", value, step)
     board.close()

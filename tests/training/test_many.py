@@ -16,9 +16,10 @@ from settings import run_config
 
 from jaxrl import BadInput, DDPGConfig, PPOConfig, train, train_many
 from jaxrl.cli.main import train_command
+from jaxrl.runs.streams import ENVIRONMENTS, stream
 from jaxrl.runs.sweep import load_study
 from jaxrl.storage.files import load_arrays
-from jaxrl.training import runner as session
+from jaxrl.training.runner import Runner
 
 PPO = run_config(
     env="CartPole-v1", agent=PPOConfig(hidden_sizes=(8, 8), num_minibatches=2, num_epochs=2), total_steps=1500, seed=3,
@@ -41,7 +42,7 @@ STACKS = {"one by one": lambda count: [1] * count, "in one stack": lambda count:
 @pytest.fixture(params=STACKS)
 def stacks(request, monkeypatch):
     """As on a CPU, and as on an accelerator."""
-    monkeypatch.setattr(session, "stack_sizes", STACKS[request.param])
+    monkeypatch.setattr("jaxrl.training.group.stack_sizes", STACKS[request.param])
     return request.param
 
 
@@ -87,7 +88,7 @@ def test_each_seed_leaves_what_it_leaves_alone(tmp_path, name):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_stack_computes_what_each_computes_alone(tmp_path, monkeypatch, name):
     """To rounding: a batched product may sum in another order. Over ten updates, before chaos has its say."""
-    monkeypatch.setattr(session, "stack_sizes", STACKS["in one stack"])
+    monkeypatch.setattr("jaxrl.training.group.stack_sizes", STACKS["in one stack"])
     run = RUNS[name]
     steps = 160 if name == "ddpg" else 10 * run.num_envs * run.loop.num_steps - 60
     run = dataclasses.replace(run, total_steps=steps, eval_every=10**6, run_dir=str(tmp_path / "many"))
@@ -105,7 +106,7 @@ def test_a_stack_computes_what_each_computes_alone(tmp_path, monkeypatch, name):
 
 def stop_at_step(number, monkeypatch):
     """Asks the process to stop at that step, those of all runs counted."""
-    calls, episodes = [], session.Session.episodes
+    calls, episodes = [], Runner.episodes
 
     def counted(one):
         calls.append(one)
@@ -113,7 +114,7 @@ def stop_at_step(number, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         episodes(one)
 
-    monkeypatch.setattr(session.Session, "episodes", counted)
+    monkeypatch.setattr(Runner, "episodes", counted)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -172,7 +173,7 @@ def test_where_one_fails_all_are_saved_and_go_on(tmp_path, monkeypatch, stacks, 
     run = dataclasses.replace(RUNS[algo], env="Pendulum-v1", num_envs=1, checkpoint_every=10**6)
     run = dataclasses.replace(run, wrapper=("test_many:failing",), run_dir=str(tmp_path / "many"))
     run = run.with_settings(num_steps=64, log_every=64) if algo == "ppo" else run
-    monkeypatch.setattr("test_many.FAILS", {int(session.stream(4, session.ENVIRONMENTS).generate_state(1)[0])})
+    monkeypatch.setattr("test_many.FAILS", {int(stream(4, ENVIRONMENTS).generate_state(1)[0])})
     with pytest.raises(BadInput, match="reward that is not finite, environment 0 at step 200"):
         train_many(run)
     steps = [load_arrays(folder / "checkpoints" / "latest.npz")[1]["step"] for folder in (tmp_path / "many").iterdir()]

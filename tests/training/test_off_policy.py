@@ -20,9 +20,9 @@ from jaxrl.cli.main import evaluate_command, parse_run, train_command
 from jaxrl.runs.algorithms import DDPG, ROWS
 from jaxrl.runs.config import default_run
 from jaxrl.runs.record import load_run, run_from_json, run_to_json
+from jaxrl.runs.streams import EVALUATION, stream
 from jaxrl.storage.files import load_arrays, save_tree
 from jaxrl.training.evaluate import evaluate, make_eval_envs
-from jaxrl.training.runner import EVALUATION, stream
 from jaxrl.training.train import train_in
 
 SMALL = DDPGConfig(hidden_sizes=(16, 12))

@@ -29,10 +29,10 @@ from jaxrl.cli.main import train_command
 from jaxrl.data.normalize import normalize_rollout
 from jaxrl.data.transition import Transition
 from jaxrl.envs.vector import Envs
+from jaxrl.errors import NotSaved
 from jaxrl.runs.record import load_run
 from jaxrl.storage.files import load_arrays, save_tree
-from jaxrl.training import on_policy
-from jaxrl.training import runner as session_module
+from jaxrl.training import evaluator
 from jaxrl.training.train import train_in
 
 DDPG = run_config(
@@ -171,7 +171,7 @@ def test_where_episodes_begin_anew_in_a_rollout_the_old_ones_end(tmp_path, monke
     run = dataclasses.replace(PPO, env=make, eval_env="Pendulum-v1", total_steps=256, run_dir=str(tmp_path / "run"))
     with pytest.raises(SystemExit):
         train(run)
-    monkeypatch.setattr(on_policy, "normalize_rollout", recorded)
+    monkeypatch.setattr("jaxrl.training.on_policy.normalize_rollout", recorded)
     train(dataclasses.replace(run, run_dir=None, resume=run.run_dir))
     [first] = rollouts
     assert first.truncated[:9].sum() == 0 and first.truncated[9].all() and first.truncated[10:].sum() == 0
@@ -187,14 +187,10 @@ def test_the_oracle_sees_a_difference(tmp_path):
     assert digest(first) != digest(other)
     cut = dataclasses.replace(PPO, run_dir=str(tmp_path / "cut"))
 
-    class Forgetful(session_module.Session):
-        def _restore(self):
-            return super()._restore() | {"envs": None}
-
     with pytest.raises(PowerCut):
         train(cut, lambda snapshot: (_ for _ in ()).throw(PowerCut) if snapshot.step > 1200 else None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session_module, "Session", Forgetful)
+        patch.setattr(Envs, "set_state", lambda envs, state: None)
         train(load_run(cut.run_dir))
     assert digest(cut) != digest(first)
 
@@ -294,7 +290,7 @@ def test_a_full_disk_costs_one_line_and_no_checkpoint(tmp_path, monkeypatch, run
         fsync(file)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises((session_module.NotSaved, OSError), match="No space left"):
+    with pytest.raises((NotSaved, OSError), match="No space left"):
         train(run)
     monkeypatch.undo()
     whole = dataclasses.replace(run, run_dir=str(tmp_path / "whole"))
@@ -394,7 +390,7 @@ def test_tables_and_board_go_on_after_kill_9(tmp_path, name):
 def test_an_evaluation_that_is_interrupted_and_done_and_lost_is_one_row(tmp_path):
     cut, whole = (dataclasses.replace(DDPG, run_dir=str(tmp_path / which)) for which in ("cut", "whole"))
     train(whole)
-    evaluate = session_module.evaluate
+    evaluate = evaluator.evaluate
 
     def interrupted(*given):
         if len(evaluations) == 1:
@@ -404,7 +400,7 @@ def test_an_evaluation_that_is_interrupted_and_done_and_lost_is_one_row(tmp_path
 
     evaluations = []
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(session_module, "evaluate", interrupted)
+        patch.setattr(evaluator, "evaluate", interrupted)
         train(cut)
     killed(tmp_path / "cut", "ddpg", 350, resumes=True)
     train(load_run(tmp_path / "cut"))

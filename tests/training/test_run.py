@@ -22,8 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jaxrl import BadInput, PPOConfig, load_policy, make_envs, train
 from jaxrl.runs.config import default_run
 from jaxrl.runs.record import load_run, run_from_json, run_to_json
+from jaxrl.runs.streams import EVALUATION, stream
 from jaxrl.training.evaluate import evaluate, make_eval_envs
-from jaxrl.training.runner import EVALUATION, stream
 
 ROOT = Path(__file__).parents[2]
 TINY = run_config(
@@ -166,13 +166,13 @@ def test_resume_restores_everything_that_the_checkpoint_holds(tmp_path):
     notes = json.loads(bytes(saved["notes"]))
     assert notes["rng"]["bit_generator"] == "PCG64"
 
-    # And restoring takes all of it back: look at a session that has just begun.
+    # And restoring takes all of it back: look at a run that has just begun.
     from jaxrl.algos.ppo import METRICS, ppo_init
     from jaxrl.data.normalize import normalizer_init
     from jaxrl.runs.config import check_settings
     from jaxrl.runs.stack import Stack
     from jaxrl.runs.state import Training
-    from jaxrl.training.runner import Sessions
+    from jaxrl.training.group import RunGroup
 
     again = train(tiny(tmp_path, "other"), callback=lambda snapshot: snapshot.step < 320)
     run = load_run(tmp_path / "other")
@@ -180,8 +180,8 @@ def test_resume_restores_everything_that_the_checkpoint_holds(tmp_path):
     envs = make_envs(run.env, run.num_envs, 0)
     blank = ppo_init(jax.random.key(5), run.algorithm_config, envs.observation_space, envs.action_space)
     training = Training(Stack([blank]), normalizer_init(3, 2, True, True), np.random.default_rng(99), envs)
-    with Sessions([run], [training], METRICS) as sessions:
-        sessions.begin()
+    with RunGroup([run], [training], METRICS) as group:
+        group.begin()
     assert parameters(training.state) == parameters(again.state)
     assert training.normalizer.obs.seen == 320
     np.testing.assert_array_equal(training.normalizer.obs.mean, again.normalizer.obs.mean)

@@ -14,7 +14,6 @@ from test_many import PPO, RUNS, STACKS, digest, kept, stop_at_step
 from jaxrl import BadInput, train, train_many
 from jaxrl.cli.main import train_command
 from jaxrl.runs.sweep import load_study, runs_of
-from jaxrl.training import runner as session
 
 SWEEPS = {
     "ppo": (("gamma=0.9,0.99", "actor-learning-rate=0.003,1e-05"), {"gamma", "actor_learning_rate"}),
@@ -53,7 +52,7 @@ def test_each_run_of_a_sweep_is_what_it_is_alone(tmp_path, algo):
 
 @pytest.mark.parametrize("algo", SWEEPS)
 def test_a_sweep_in_one_stack_computes_what_each_computes_alone(tmp_path, monkeypatch, algo):
-    monkeypatch.setattr(session, "stack_sizes", STACKS["in one stack"])
+    monkeypatch.setattr("jaxrl.training.group.stack_sizes", STACKS["in one stack"])
     run = swept(algo, tmp_path / "sweep", eval_every=10**6)
     run = dataclasses.replace(run, total_steps=160 if algo == "ddpg" else 10 * run.num_envs * run.loop.num_steps - 60)
     for result in train_many(run):

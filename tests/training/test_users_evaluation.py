@@ -23,10 +23,13 @@ from jaxrl import BadInput, DDPGConfig, PPOConfig, load_policy, train, train_man
 from jaxrl.cli.main import evaluate_command, parse_run, train_command
 from jaxrl.envs.wrappers import follow, normalizers
 from jaxrl.errors import EnvironmentLost
+from jaxrl.loggers.console import Display
+from jaxrl.loggers.logger import Evaluation
+from jaxrl.runs import folder
 from jaxrl.runs.config import check_settings
 from jaxrl.runs.record import load_run
-from jaxrl.training import runner as session
 from jaxrl.training.evaluate import episode_bound, evaluate, make_eval_envs
+from jaxrl.training.evaluator import Evaluator
 
 NEVER = 10**9
 DEFAULT = 30  # What these tests make of the bound of 20,000 steps.
@@ -189,7 +192,7 @@ def endless(tmp_path_factory):
     run = dataclasses.replace(RUN, env="UsersNever-v0", run_dir=str(folder), eval_max_steps=9, stop_return=ENDS_AT_ONCE)
     lines = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.Display, "say", lambda _, line: lines.append(line))
+        patch.setattr(Display, "say", lambda _, line: lines.append(line))
         return train(run), lines
 
 
@@ -232,10 +235,10 @@ def test_the_evaluate_command_ends(endless, capsys, name):
 
 def test_a_bundle_of_before_has_no_bound(tmp_path, monkeypatch):
     run = dataclasses.replace(RUN, env="UsersTen-v0", run_dir=str(tmp_path / "a"), stop_return=ENDS_AT_ONCE)
-    save = session.save_policy
+    save = folder.save_policy
     forget = lambda notes: {**notes, "evaluation": {k: v for k, v in notes["evaluation"].items() if k in OLD}}  # noqa: E731
-    monkeypatch.setattr(session, "save_policy", lambda *given: save(*given[:-1], forget(given[-1])))
-    OLD = {*jaxrl.loggers.run_log.Evaluation._fields, "env", "on_fault", "num_envs", "seeds"}
+    monkeypatch.setattr(folder, "save_policy", lambda *given: save(*given[:-1], forget(given[-1])))
+    OLD = {*Evaluation._fields, "env", "on_fault", "num_envs", "seeds"}
     train(run)
     monkeypatch.setattr(jaxrl.training.evaluate, "DEFAULT_MAX_STEPS", 5)
     assert evaluate_command([run.run_dir, "--recorded"]) == 0
@@ -402,7 +405,7 @@ def test_environments_of_runs_that_cannot_begin_are_closed(tmp_path, monkeypatch
         monkeypatch.setattr(made[0], "close", lambda: closed.append(True))
         return made[0]
 
-    monkeypatch.setattr(session, "make_eval_envs", make)
+    monkeypatch.setattr("jaxrl.training.evaluator.make_eval_envs", make)
     with pytest.raises(BadInput, match="the second"):
         train_many(dataclasses.replace(RUN, num_seeds=2, run_dir=str(tmp_path / "a")))
     assert closed == [True]
@@ -451,22 +454,18 @@ def test_an_evaluation_sees_what_the_training_saw(tmp_path, monkeypatch):
     """The training's statistics when it begins, which do not move in it."""
     seen = []
 
-    def watched(policy, envs, *rest):
-        before = [wrappers[0].obs_rms.mean.copy() for wrappers in envs.normalizers]
-        result = evaluate(policy, envs, *rest)
-        [[trained]] = training[0].normalizers
-        for mean, [wrapper] in zip(before, envs.normalizers, strict=True):
-            np.testing.assert_array_equal(mean, trained.obs_rms.mean)
+    def watched(evaluator, training, *rest):
+        result = evaluate_once(evaluator, training, *rest)
+        [[trained]] = training.envs.normalizers
+        mean = trained.obs_rms.mean.copy()
+        for [wrapper] in evaluator.envs.normalizers:
             np.testing.assert_array_equal(mean, wrapper.obs_rms.mean)
             assert wrapper.obs_rms is not trained.obs_rms
         seen.append(float(mean[0]))
         return result
 
-    training, init = [], session.Session.__init__
-    monkeypatch.setattr(session, "evaluate", watched)
-    monkeypatch.setattr(
-        session.Session, "__init__", lambda self, *given: (init(self, *given), training.append(self.training.envs))[0]
-    )
+    evaluate_once = Evaluator.evaluate
+    monkeypatch.setattr(Evaluator, "evaluate", watched)
     train(dataclasses.replace(RUN, wrapper=BOTH[:1], run_dir=str(tmp_path / "a")))
     assert len(set(seen)) == 2, "they move in the training"
 

@@ -31,14 +31,16 @@ from jaxrl import BadInput, DDPGConfig, EnvironmentLost, PPOConfig, RunConfig, l
 from jaxrl.algos.ppo import METRICS
 from jaxrl.cli.main import _complain, _prepare_jax, _print_results
 from jaxrl.envs.processes import _in_worker
-from jaxrl.loggers.run_log import Display, Evaluation
+from jaxrl.loggers.console import Console, Display
+from jaxrl.loggers.logger import Evaluation
 from jaxrl.runs.algorithms import PPO as PPO_ROW
 from jaxrl.runs.algorithms import ROWS
 from jaxrl.runs.convert import converted
 from jaxrl.runs.record import load_run, run_from_json, run_to_json
 from jaxrl.runs.sweep import is_study, load_study, runs_of
 from jaxrl.storage.files import load_arrays, write_atomically
-from jaxrl.training.runner import Session, Stops
+from jaxrl.training.signals import Stops
+from jaxrl.training.snapshot import asks_to_stop
 from jaxrl.training.train import train_in
 
 PPO = run_config(
@@ -333,27 +335,19 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
-def test_a_callback_that_answers_something_else_is_told_what_it_must(answer, short):
+def test_a_callback_that_answers_something_else_is_told_what_it_must(answer):
     with pytest.raises(BadInput) as complaint:
-        short._stopped_by_callback(lambda snapshot: answer, None)
+        asks_to_stop(answer)
     text = str(complaint.value)
     assert text.startswith("the callback returned ") and "\n" not in text
     assert text.endswith(": it must return None or True to go on, or False to stop")
 
 
-@pytest.fixture
-def short(monkeypatch):
-    """A session of which only the callback is asked."""
-    session = Session.__new__(Session)
-    monkeypatch.setattr(Session, "_snapshot", lambda *_: None)
-    return session
-
-
 @pytest.mark.parametrize(
     "answer, stops", [(None, False), (True, False), (np.True_, False), (False, True), (np.False_, True)]
 )
-def test_a_callback_may_answer(answer, stops, short):
-    assert short._stopped_by_callback(lambda snapshot: answer, None) is stops
+def test_a_callback_may_answer(answer, stops):
+    assert asks_to_stop(answer) is stops
 
 
 def test_a_run_whose_callback_answers_something_else_is_saved():
@@ -554,12 +548,13 @@ def test_nothing_that_is_printed_ends_a_run(kind, monkeypatch):
         patch.setenv("TERM", "xterm")
         patch.setattr(sys, "stdout", stream)
         patch.setattr(sys, "stderr", stream)
-        display = Display(100, 0)
-        display._last_line = display._last_draw = -1e9
-        display.advance(8, [1.0])
-        display.say("into 训练/run, \udcff [bold]")
-        display.evaluated(evaluation, "γ=0.9: ")
-        display.close()
+        patch.setattr("jaxrl.loggers.console.PLAIN_LINE_SECONDS", -1.0)
+        patch.setattr("jaxrl.loggers.console.REDRAW_SECONDS", -1.0)
+        console = Console(Display(100), "γ=0.9")
+        console.progress(8, 100.0, 0.5)
+        console.say("into 训练/run, \udcff [bold]")
+        console.evaluation(evaluation)
+        console.close()
         assert sys.stdout is stream and sys.stderr is stream
         assert _complain(BadInput("训练 cannot be")) == 2
         _print_results(dataclasses.replace(PPO, env="训练-v0"), [])
