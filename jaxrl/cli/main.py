@@ -470,7 +470,7 @@ def _choose_threads(run: "RunConfig") -> None:
     Up to this size XLA gives the same bits with one thread and with two, so a run of many still equals the run alone.
     `NPROC`, if the user has set it, says otherwise.
     """
-    from jaxrl.algos.ppo import PPOConfig, num_outputs
+    from jaxrl.algos.ppo_config import PPOConfig, num_outputs
     from jaxrl.envs.processes import folder_kept
     from jaxrl.envs.vector import make_envs
 

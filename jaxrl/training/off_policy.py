@@ -77,7 +77,7 @@ def _learn(stack: Sequence[Session], keys: Any, learn: Callable[..., Any], add: 
     trainings, run = [session.training for session in stack], stack[0].run
     learner, memory = trainings[0].learner, trainings[0].memory
     assert memory is not None
-    apply_fn, params = learner.tree.actor.apply_fn, learner.tree.actor.params
+    module, params = learner.tree.actor.module, learner.tree.actor.params
     flat = _flat(params) if learner.size == 1 else jax.vmap(_flat)(params)
     unravel = _unraveller(on_host(learner, lambda state: state.actor.params)[0])
     due = np.zeros(len(stack), bool)
@@ -100,7 +100,7 @@ def _learn(stack: Sequence[Session], keys: Any, learn: Callable[..., Any], add: 
                 if going[at] and failure is None:
                     is_random = session.training.step < run.learning_starts
                     params = None if is_random else unravel(np.atleast_2d(to_host(acting))[at])
-                    latest[at], stepped = _step(session, params and host_policy(apply_fn, params)), True
+                    latest[at], stepped = _step(session, params and host_policy(module, params)), True
             except (EnvironmentFault, EnvironmentLost) as error:
                 failure = error  # The others' steps are whole, and kept.
             if len(stack) > 1 and latest[at] is not None:

@@ -12,8 +12,10 @@ import numpy as np
 from gymnasium import spaces
 
 from jaxrl.algos.checks import check_fits
+from jaxrl.algos.learner import Learner
 from jaxrl.algos.networks import host_policy
-from jaxrl.algos.ppo import METRICS, Lesson, PPOConfig, PPOState, fit_value, improve_policy, num_outputs, ppo_init
+from jaxrl.algos.ppo import METRICS, CriticTargets, PPOState, ppo_init, ppo_update_actor, ppo_update_critic
+from jaxrl.algos.ppo_config import PPOConfig, num_outputs
 from jaxrl.data.normalize import normalize_rollout, normalizer_init, observer
 from jaxrl.data.transition import Transition
 from jaxrl.envs.vector import Envs
@@ -30,14 +32,17 @@ def train_ppo(
     paths in `runs` start from the folder `here`."""
     trainings = [_training(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
 
-    def fit(state: PPOState, lesson: Lesson) -> tuple[PPOState, jax.Array]:
-        state, metrics = fit_value(state, lesson)
-        return state, jnp.stack([metrics[name].astype(jnp.float32) for name in METRICS])
+    def update_critic(critic: Learner, targets: CriticTargets) -> tuple[Learner, jax.Array]:
+        critic, metrics = ppo_update_critic(critic, targets)
+        return critic, jnp.stack([metrics[name].astype(jnp.float32) for name in METRICS])
 
     with Sessions(runs, trainings, METRICS, callback, here) as sessions:
         sessions.begin()
         stacks = sessions.stacked()
-        halves = [from_host(jax.jit(each(half, len(stacks[0])), donate_argnums=0)) for half in (improve_policy, fit)]
+        halves = [
+            from_host(jax.jit(each(half, len(stacks[0])), donate_argnums=0))
+            for half in (ppo_update_actor, update_critic)
+        ]
         in_turn(_learn(stack, sessions, *halves) for stack in stacks)
     return sessions
 
@@ -52,7 +57,7 @@ def _training(run: RunConfig, envs: Envs) -> Training:
 
 
 def _learn(
-    stack: Sequence[Session], sessions: Sessions, improve: Callable[..., Any], fit: Callable[..., Any]
+    stack: Sequence[Session], sessions: Sessions, update_actor: Callable[..., Any], update_critic: Callable[..., Any]
 ) -> Iterator[None]:
     """The loop, for runs that are updated together; it pauses while an update is under way."""
     learner = stack[0].training.learner
@@ -66,10 +71,10 @@ def _learn(
             for place, session in enumerate(stack):
                 if going[place]:
                     seen[place] = _taken_in(session)
-            improved, lesson = improve(learner.tree, np.array(going), joined(seen))
-            # Without the actor, or it would be known no sooner than the critic.
-            fitted, metrics = fit(improved.replace(actor=None), np.array(going), lesson)
-            learner.tree = fitted.replace(actor=improved.actor)
+            state, targets = update_actor(learner.tree, np.array(going), joined(seen))
+            # A call of its own: in the same one, the actor would be known no sooner than the critic.
+            critic, metrics = update_critic(state.critic, np.array(going), targets)
+            learner.tree = state.replace(critic=critic)
             for place, session in enumerate(stack):
                 if going[place]:
                     session.learned(metrics)
@@ -95,7 +100,7 @@ def _empty_rollout(state: PPOState, envs: Envs, num_steps: int) -> Transition:
     check_fits(
         f"a rollout of num_steps {num_steps:,} x num_envs {envs.num_envs:,}", num_steps * envs.num_envs * row_bytes
     )
-    action = host_policy(state.actor.apply_fn, state.actor.params)(envs.obs).sample(np.random.default_rng(0))
+    action = host_policy(state.actor.module, state.actor.params)(envs.obs).sample(np.random.default_rng(0))
     number, flag = np.zeros(envs.num_envs, np.float32), np.zeros(envs.num_envs, bool)
     rows = envs.obs, action, number, envs.obs, flag, flag, flag if envs.marks_valid else None
     return Transition(*(None if row is None else np.zeros((num_steps, *row.shape), row.dtype) for row in rows))
@@ -110,7 +115,7 @@ def _collect(training: Training, session: Session, sessions: Sessions, params: A
     """
     envs, rollout = training.envs, training.rollout
     assert rollout is not None
-    see, policy = observer(training.normalizer), host_policy(training.learner.tree.actor.apply_fn, params)
+    see, policy = observer(training.normalizer), host_policy(training.learner.tree.actor.module, params)
     for t in range(training.rows, len(rollout.reward)):
         distribution = policy(see(envs.obs))
         action = distribution.sample(training.rng)

@@ -620,7 +620,7 @@ def _eval_envs(run: RunConfig, training: Envs) -> Envs | None:
 
 def _noise_free(training: Training) -> Callable[[np.ndarray], np.ndarray]:
     """The policy as it stands, from raw observations to its most probable actions."""
-    see, policy = observer(training.normalizer), host_policy(training.state.actor.apply_fn, training.state.actor.params)
+    see, policy = observer(training.normalizer), host_policy(training.state.actor.module, training.state.actor.params)
 
     def act(obs: np.ndarray) -> np.ndarray:
         distribution = policy(see(obs))

@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from jaxrl import BadInput, PPOConfig, Transition, gae, kl_divergence, ppo_act, ppo_init, ppo_update
-from jaxrl.algos.ppo import METRICS, fit_value, improve_policy
+from jaxrl.algos.ppo import METRICS, ppo_update_actor, ppo_update_critic
 from jaxrl.storage.files import load_tree, save_tree
 
 T, N, S = 8, 4, 3
@@ -524,14 +524,14 @@ def test_the_halves_of_an_update_make_it_and_the_second_has_rows_of_its_own(vali
     """As the loop uses them: the second half without the actor, and while the rollout is written over."""
     state, seen = fresh(), rollout(steps=4096, valid=valid)  # Arrays so large that JAX reads them where they are.
     whole, metrics = update(state, seen)
-    improved, lesson = jax.jit(improve_policy)(state, seen)
+    improved, targets = jax.jit(ppo_update_actor)(state, seen)
     jax.block_until_ready(improved.actor.params)
     for field in seen:
         if field is not None:
             field[...] = 0
-    fitted, found = jax.jit(fit_value)(improved.replace(actor=None), lesson)
+    critic, found = jax.jit(ppo_update_critic)(improved.critic, targets)
     assert found.keys() == metrics.keys() == set(METRICS)
-    assert_close(learned(fitted.replace(actor=improved.actor)), learned(whole), 1e-6)
+    assert_close(learned(improved.replace(critic=critic)), learned(whole), 1e-6)
     assert_close(found, metrics, 1e-5)
 
 
