@@ -16,6 +16,11 @@ _HOME = {
     "clipped_surrogate": "ops.losses",
     "adapt_kl_coef": "ops.losses",
     "kl_divergence": "ops.distributions",
+    "Categorical": "ops.distributions",
+    "MultiCategorical": "ops.distributions",
+    "DiagGaussian": "ops.distributions",
+    "TanhGaussian": "ops.distributions",
+    "Deterministic": "ops.distributions",
     "DDPGConfig": "algos.ddpg",
     "DDPGState": "algos.ddpg",
     "ddpg_init": "algos.ddpg",
@@ -26,12 +31,12 @@ _HOME = {
     "td3_init": "algos.td3",
     "td3_act": "algos.td3",
     "td3_update": "algos.td3",
-    "SACConfig": "algos.sac",
+    "SACConfig": "algos.sac_config",
     "SACState": "algos.sac",
     "sac_init": "algos.sac",
     "sac_act": "algos.sac",
     "sac_update": "algos.sac",
-    "PPOConfig": "algos.ppo",
+    "PPOConfig": "algos.ppo_config",
     "PPOState": "algos.ppo",
     "ppo_init": "algos.ppo",
     "ppo_act": "algos.ppo",
@@ -56,14 +61,23 @@ __all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDun
 if TYPE_CHECKING:
     from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings
     from jaxrl.algos.ddpg import DDPGConfig, DDPGState, ddpg_act, ddpg_init, ddpg_update
-    from jaxrl.algos.ppo import PPOConfig, PPOState, ppo_act, ppo_init, ppo_update
-    from jaxrl.algos.sac import SACConfig, SACState, sac_act, sac_init, sac_update
+    from jaxrl.algos.ppo import PPOState, ppo_act, ppo_init, ppo_update
+    from jaxrl.algos.ppo_config import PPOConfig
+    from jaxrl.algos.sac import SACState, sac_act, sac_init, sac_update
+    from jaxrl.algos.sac_config import SACConfig
     from jaxrl.algos.td3 import TD3Config, TD3State, td3_act, td3_init, td3_update
     from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
     from jaxrl.data.transition import Transition
     from jaxrl.envs.vector import make_envs
     from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
-    from jaxrl.ops.distributions import kl_divergence
+    from jaxrl.ops.distributions import (
+        Categorical,
+        Deterministic,
+        DiagGaussian,
+        MultiCategorical,
+        TanhGaussian,
+        kl_divergence,
+    )
     from jaxrl.ops.losses import adapt_kl_coef, clipped_surrogate
     from jaxrl.ops.returns import gae, td_target
     from jaxrl.runs.algorithms import register

@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from jaxrl.algos.ddpg import DDPGConfig, DDPGState, ddpg_init, ddpg_update
-from jaxrl.algos.networks import product
+from jaxrl.algos.matmul import product
 from jaxrl.algos.ppo import PPOConfig, PPOState, ppo_init, ppo_update
 from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
 from jaxrl.data.transition import Transition

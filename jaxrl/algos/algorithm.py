@@ -6,7 +6,6 @@ figures come with it.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -66,27 +65,22 @@ def accept(run: Any) -> None:
     """Every run can work."""
 
 
-def sample(output: Any, rng: Any, settings: Any) -> tuple[Any, Any]:
+def sample(output: Any, rng: Any, settings: Any, bounds: Any) -> tuple[Any, Any]:
     """An action drawn from a distribution, as it is recorded and as the environment gets it."""
     action = output.sample(rng)
     return action, output.to_env(action)
 
 
-def add_noise(output: Any, rng: np.random.Generator, settings: OffPolicySettings) -> tuple[Any, Any]:
+def add_noise(
+    output: Any, rng: np.random.Generator, settings: OffPolicySettings, bounds: tuple[np.ndarray, np.ndarray]
+) -> tuple[Any, Any]:
     """The deterministic action with Gaussian noise, clipped to the bounds."""
-    low, high = _narrowest(output.low), _narrowest(output.high)
+    low, high = bounds
     mode = output.mode()
     with np.errstate(all="ignore"):
         noise = settings.exploration_noise * (high - low) / 2 * rng.standard_normal(mode.shape)
         action = np.clip(mode + noise, low, high).astype(np.float32)
     return action, action
-
-
-@functools.cache
-def _narrowest(bound: tuple[float, ...]) -> np.ndarray:
-    """Bounds in float32 where that holds them exactly: in the type of the action space that they come from."""
-    exact, narrow = np.asarray(bound), np.asarray(bound, np.float32)
-    return narrow if (exact == narrow).all() else exact
 
 
 def no_horizon(config: Any, updates: float) -> Any:
@@ -115,8 +109,9 @@ class Algorithm(NamedTuple):
       presets: `(env id) -> settings by name` of the tasks that have their own.
       defaults: settings by name that this row has where others have another default.
       check: `(run) -> None`; raises BadInput, in one line, where the run cannot work whatever the environment.
-      explore: `(output, rng, settings) -> (action, env_action)`: the action that is recorded, and the one that the
-        environment gets. `rng` is a NumPy Generator.
+      explore: `(output, rng, settings, bounds) -> (action, env_action)`: the action that is recorded, and the one that
+        the environment gets. `rng` is a NumPy Generator; `bounds` are the lowest and the highest actions of a Box,
+        `(A,)` each, and None for another space.
       horizon: `(config, updates) -> config` that anneals over so many updates; the same object where nothing anneals.
       update_actor, update_critic: two halves of `update`, or None where it has none. The first gives the state with its
         new actor, and what the second needs; `update_critic(state.critic, that) -> (critic, metrics)`. The next

@@ -30,10 +30,26 @@ RATE = 0.0, 1e6  # Beyond it a single step leaves the numbers that float32 can s
 WIDEST = 2**14
 
 
+def check_actor_critic(
+    config: Any,
+    kind: type,
+    ranges: Mapping[str, tuple[float, float]],
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    algo: str,
+) -> None:
+    """Raises BadInput unless `config` is a `kind` with its numbers in their ranges, and the spaces are those of one
+    environment, with actions that `check_continuous` accepts."""
+    check_kind("config", config, kind)
+    check_single(observation_space, action_space)
+    check_continuous(action_space, algo)
+    check_numbers(config, ranges)
+
+
 def check_kind(name: str, value: Any, kind: type) -> None:
     """Raises BadInput unless `value`, which the caller knows as `name`, is a `kind`."""
     if not isinstance(value, kind):
-        raise BadInput(f"{name} is {_described(value)}: it must be a {kind.__name__}")
+        raise BadInput(f"{name} is {described(value)}: it must be a {kind.__name__}")
 
 
 def check_key(key: Any) -> None:
@@ -42,11 +58,11 @@ def check_key(key: Any) -> None:
         jax.eval_shape(jax.random.split, key)
     except (TypeError, ValueError) as error:
         raise BadInput(
-            f"key is {_described(key)}: it must be one JAX key, such as jax.random.key(0); jax.vmap takes several"
+            f"key is {described(key)}: it must be one JAX key, such as jax.random.key(0); jax.vmap takes several"
         ) from error
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
     """A value as a complaint names it: a number or a text itself, of all else the kind."""
     if isinstance(value, int | float | str | None):
         return repr(value)
@@ -149,6 +165,25 @@ def check_box_actions(space: spaces.Box) -> None:
         )
     if not (space.low < space.high).all():
         raise BadInput("action space has a lower bound that is not below its upper bound")
+
+
+def check_vectors(space: spaces.Space) -> None:
+    """Raises BadInput if observations hold pixels, which built-in networks cannot learn from."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
+            check_vectors(part)
+    elif isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1:
+        raise BadInput(
+            f"observation space of pixels, {space.shape} uint8, is not supported: the built-in networks are fully "
+            "connected and want a vector of features; networks of your own can take pixels"
+        )
+
+
+def bounds(space: spaces.Space) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The lower and the upper bounds of a Box's numbers, flattened."""
+    assert isinstance(space, spaces.Box)
+    low, high = (tuple(map(float, np.ravel(bound))) for bound in (space.low, space.high))
+    return low, high
 
 
 def check_continuous(space: spaces.Space, algo: str) -> None:

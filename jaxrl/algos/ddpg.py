@@ -8,31 +8,33 @@ import functools
 import math
 from typing import Any, Self
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from gymnasium import spaces
 from jax import Array
 
+from jaxrl.algos.built_in import ddpg_networks
 from jaxrl.algos.checks import (
     FRACTION,
     RATE,
+    bounds,
+    check_actor_critic,
     check_batch_widths,
-    check_continuous,
     check_hidden_sizes,
     check_key,
     check_kind,
     check_network_memory,
-    check_numbers,
-    check_single,
+    check_vectors,
     check_width,
     strong,
     with_numbers,
 )
-from jaxrl.algos.learner import TargetTrainState, adam, descend, polyak_update
-from jaxrl.algos.networks import ActionValue, DeterministicActor, apply_function, num_parameters
-from jaxrl.data.batch import weigh
+from jaxrl.algos.learner import Apply, BoxTask, TargetLearner, adam, apply_gradients, polyak_update
+from jaxrl.algos.networks import as_policy, num_parameters
+from jaxrl.algos.own_networks import check_action_value, check_actions, checked_networks
+from jaxrl.data.batch import mask_invalid
 from jaxrl.data.spaces import layout, width
 from jaxrl.data.transition import Transition
 from jaxrl.device import check_process, compiled
@@ -77,13 +79,14 @@ class DDPGConfig(struct.PyTreeNode):
 
 
 class DDPGState(struct.PyTreeNode):
-    """All that one update hands to the next: two TrainStates with target parameters, the number of updates done, and
-    the config."""
+    """All that one update hands to the next: two learners with target parameters, the number of updates done, the
+    config, and the sizes and bounds of observations and actions."""
 
-    actor: TargetTrainState
-    critic: TargetTrainState
+    actor: TargetLearner
+    critic: TargetLearner
     num_updates: Array
     config: DDPGConfig
+    task: BoxTask = struct.field(pytree_node=False)
 
     def replace_config(self, **numbers: float) -> Self:
         """The same state with some of the config's numbers changed; compiles nothing anew.
@@ -94,7 +97,15 @@ class DDPGState(struct.PyTreeNode):
         return self.replace(config=with_numbers(self.config, numbers, RANGES, "ddpg_init"))
 
 
-def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, action_space: spaces.Space) -> DDPGState:
+def ddpg_init(
+    key: Array,
+    config: DDPGConfig,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    *,
+    actor: nn.Module | None = None,
+    critic: nn.Module | None = None,
+) -> DDPGState:
     """A fresh learner for one environment's spaces; of a vector environment, its single ones.
 
     Args:
@@ -103,31 +114,34 @@ def ddpg_init(key: Array, config: DDPGConfig, observation_space: spaces.Space, a
       observation_space: Box, Discrete, MultiDiscrete or MultiBinary of any shape, or a Dict or Tuple of such;
         observations reach the kernel flattened, `(..., S)`, as `jaxrl.data.spaces` says.
       action_space: a bounded Box of any shape, flattened, `(A,)`; each dimension has bounds of its own.
+      actor: a Flax module of your own, observations `(B, S)` to actions `(B, A)` or a `jaxrl.Deterministic` of them. It
+        must keep to the bounds itself; what leaves them is clipped only where it acts. None for the built-in one.
+      critic: a Flax module of your own, observations `(B, S)` and actions `(B, A)` to values `(B,)`; None for the
+        built-in one.
 
     Returns:
-      The state. Two states of equal static config and spaces have equal tree structures.
+      The state. Two states of equal static config, spaces and networks have equal tree structures.
 
     Raises:
-      BadInput: the key, the config or a space cannot work, or memory cannot hold the networks; one line says what is
-        wrong and what would be right.
+      BadInput: the key, the config, a space or a network cannot work, or memory cannot hold the built-in networks; one
+        line says what is wrong and what would be right.
     """
     check_process()
     check_key(key)
-    check_config(config, observation_space, action_space)
-    assert isinstance(action_space, spaces.Box)
-    low, high = (tuple(map(float, np.ravel(bound))) for bound in (action_space.low, action_space.high))
-    return _fresh_state(key, strong(config), low, high, width(layout(observation_space)))
+    check_config(config, observation_space, action_space, own_networks=actor is not None and critic is not None)
+    task, checks = BoxTask(width(layout(observation_space)), *bounds(action_space)), (check_actions, check_action_value)
+    built_in = ddpg_networks(config, action_space)
+    networks = checked_networks((actor, critic), built_in, checks, task.obs_dim, action_space)
+    return _fresh_state(key, strong(config), *networks, task)
 
 
 @compiled
 def ddpg_act(state: DDPGState, obs: Array) -> Array:
     """The deterministic policy at `obs`, `(N, S)`: actions `(N, A)` in the environment's units, within its bounds."""
     check_kind("state", state, DDPGState)
-    check_width("obs", obs, _obs_dim(state))
-    module = state.actor.apply_fn.__self__  # type: ignore[attr-defined]
-    action = state.actor.apply_fn(state.actor.params, obs).action
-    bounds = np.asarray((module.low, module.high), action.dtype)
-    return jnp.clip(action, *bounds.reshape((2,) + (1,) * (action.ndim - 1) + (-1,)))
+    check_width("obs", obs, state.task.obs_dim)
+    action = as_policy(state.actor.apply_fn(state.actor.params, obs)).action
+    return jnp.clip(action, *state.task.bounds(action))
 
 
 @compiled
@@ -162,12 +176,12 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
     config = state.config
     actor, critic = state.actor, state.critic
     dtype = jnp.result_type(config.gamma)
-    batch, weight = weigh(batch, "batch", "B", dtype)
-    check_batch_widths(batch, _obs_dim(state), len(state.actor.apply_fn.__self__.low))  # type: ignore[attr-defined]
+    batch, weight = mask_invalid(batch, "batch", "B", dtype)
+    check_batch_widths(batch, state.task.obs_dim, state.task.action_dim)
     batch = batch._replace(action=batch.action.astype(dtype))
 
     # Target: the one-step return, its value from both target networks.
-    next_action = actor.apply_fn(actor.target_params, batch.next_obs).action
+    next_action = as_policy(actor.apply_fn(actor.target_params, batch.next_obs)).action
     next_value = critic.apply_fn(critic.target_params, batch.next_obs, next_action)
     target = td_target(batch.reward, next_value, batch.terminated, config.gamma)
 
@@ -184,16 +198,18 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
         "q_mean": weighted_mean(value, weight),
         "td_error_abs": weighted_mean(jnp.abs(target - value), weight),
     }
-    new_critic, critic_norm, finite = descend(critic, report, grads, rate, go, weight_decay=decay)
+    new_critic, critic_norm, finite = apply_gradients(critic, report, grads, rate, go, weight_decay=decay)
 
     # Actor: climb the new critic.
     def actor_loss_fn(params: Any) -> Array:
-        action = actor.apply_fn(params, batch.obs).action
-        return -weighted_mean(critic.apply_fn(new_critic.params, batch.obs, action, in_parts=True), weight)
+        action = as_policy(actor.apply_fn(params, batch.obs)).action
+        return -weighted_mean(critic.apply_fn(new_critic.params, batch.obs, action), weight)
 
     actor_loss, grads = jax.value_and_grad(actor_loss_fn)(actor.params)
     go &= finite
-    new_actor, actor_norm, finite = descend(actor, {"actor_loss": actor_loss}, grads, config.actor_learning_rate, go)
+    new_actor, actor_norm, finite = apply_gradients(
+        actor, {"actor_loss": actor_loss}, grads, config.actor_learning_rate, go
+    )
     go &= finite
 
     # Targets: both follow.
@@ -204,44 +220,34 @@ def ddpg_update(state: DDPGState, batch: Transition) -> tuple[DDPGState, dict[st
         "grad_norm_critic": critic_norm,
         "skipped_updates": (~go & (weight.sum() > 0)).astype(jnp.int32),
     }
-    num_updates = state.num_updates + 1
-    return DDPGState(polyak_update(new_actor, tau), polyak_update(new_critic, tau), num_updates, config), metrics
+    new_actor, new_critic = polyak_update(new_actor, tau), polyak_update(new_critic, tau)
+    return DDPGState(new_actor, new_critic, state.num_updates + 1, config, state.task), metrics
 
 
-def _obs_dim(state: DDPGState) -> int:
-    """How many numbers an observation has."""
-    return state.actor.params["params"]["Dense_0"]["kernel"].shape[0]
-
-
-def check_config(config: DDPGConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+def check_config(
+    config: DDPGConfig, observation_space: spaces.Space, action_space: spaces.Space, own_networks: bool = False
+) -> None:
     """Raises BadInput, in one line, if DDPG with this config cannot learn on these spaces as asked."""
-    check_kind("config", config, DDPGConfig)
-    check_single(observation_space, action_space)
-    check_continuous(action_space, "ddpg")
+    check_actor_critic(config, DDPGConfig, RANGES, observation_space, action_space, "ddpg")
     check_hidden_sizes(config.hidden_sizes, at_least=2)
-    observations, outputs = width(layout(observation_space)), math.prod(action_space.shape or ())
-    _, second, *_ = hidden = config.hidden_sizes
-    count = sum(num_parameters(observations, *hidden, last) for last in (outputs, 1)) + outputs * second
-    check_network_memory(config, count, COPIES, observations, outputs)
-    check_numbers(config, RANGES)
+    if not own_networks:
+        check_vectors(observation_space)
+        observations, outputs = width(layout(observation_space)), math.prod(action_space.shape or ())
+        _, second, *_ = hidden = config.hidden_sizes
+        count = sum(num_parameters(observations, *hidden, last) for last in (outputs, 1)) + outputs * second
+        check_network_memory(config, count, COPIES, observations, outputs)
 
 
-@functools.partial(jax.jit, static_argnames=("low", "high", "obs_dim"))
-def _fresh_state(
-    key: Array, config: DDPGConfig, low: tuple[float, ...], high: tuple[float, ...], obs_dim: int
-) -> DDPGState:
+@functools.partial(jax.jit, static_argnames=("actor", "critic", "task"))
+def _fresh_state(key: Array, config: DDPGConfig, actor: nn.Module, critic: nn.Module, task: BoxTask) -> DDPGState:
     """Jitted, because initialisers run one by one would each be compiled on their own."""
     actor_key, critic_key = jax.random.split(key)
-    dtype = jnp.result_type(float)
-    obs, action = jnp.zeros((1, obs_dim), dtype), jnp.zeros((1, len(low)), dtype)
-
-    def learner(settings: tuple[Any, ...], *arguments: Array) -> TargetTrainState:
-        module, apply = apply_function(*settings)
-        return TargetTrainState.fresh(apply, module.init(*arguments), adam(ADAM_EPS, flat=False))
-
+    dtype, tx = jnp.result_type(float), adam(ADAM_EPS, flat=False)
+    obs, action = jnp.zeros((1, task.obs_dim), dtype), jnp.zeros((1, task.action_dim), dtype)
     return DDPGState(
-        actor=learner((DeterministicActor, config.hidden_sizes, low, high, dtype), actor_key, obs),
-        critic=learner((ActionValue, config.hidden_sizes, dtype), critic_key, obs, action),
+        actor=TargetLearner.fresh(Apply(actor), actor.init(actor_key, obs), tx),
+        critic=TargetLearner.fresh(Apply(critic), critic.init(critic_key, obs, action), tx),
         num_updates=jnp.zeros((), jnp.int32),
         config=config,
+        task=task,
     )

@@ -1,33 +1,105 @@
-"""Learners and how they move: Adam as every kernel uses it, with its rate given at each step, and no step that is not
-finite; and target parameters, which follow slowly."""
+"""Learners, each of which owns its network, and how they move: Adam as every kernel uses it, with its rate given at
+each step, and no step that is not finite; and target parameters, which follow slowly."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Self, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self, TypeVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax import struct
 from flax.training.train_state import TrainState
 from jax import Array
 from jax.typing import ArrayLike
 
-Learner = TypeVar("Learner", bound=TrainState)
+State = TypeVar("State", bound=TrainState)
 
 
-class TargetTrainState(TrainState):
-    """A TrainState with a slowly following copy of its parameters."""
+@dataclasses.dataclass(frozen=True)
+class Apply:
+    """`module.apply`, equal for equal modules: a bound method is equal to those of the very same module only, and JAX
+    would trace anew for each.
+
+    Attributes:
+      module: the network.
+    """
+
+    module: nn.Module
+
+    def __call__(self, params: Any, *inputs: Array) -> Any:
+        """What the network gives with these variables, `{"params": ...}`."""
+        return self.module.apply(params, *inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class ApplyTwice(Apply):
+    """The same for a pair of critics: `(params, obs, action) -> (2, B)`, where `params` holds those of each."""
+
+    def __call__(self, params: Any, *inputs: Array) -> Array:
+        """The values of both."""
+        values: list[Any] = [self.module.apply(each, *inputs) for each in params]
+        return jnp.stack(values)
+
+
+class BoxTask(NamedTuple):
+    """Sizes and bounds that an actor-critic keeps of its spaces; static in its state.
+
+    Attributes:
+      obs_dim: numbers in an observation.
+      low, high: the bounds of each number of an action.
+    """
+
+    obs_dim: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers in an action."""
+        return len(self.low)
+
+    def bounds(self, action: Array) -> np.ndarray:
+        """The lower and the upper bounds, in the type of `action`, `(..., A)`, and with as many axes."""
+        return np.asarray((self.low, self.high), action.dtype).reshape((2,) + (1,) * (action.ndim - 1) + (-1,))
+
+
+class Learner(TrainState):
+    """A TrainState that owns its network. Two of them with equal modules have equal tree structures: they share one
+    trace, and stack.
+
+    Attributes:
+      module: the network, a Flax module.
+    """
+
+    module: nn.Module = struct.field(pytree_node=False)
+
+    @classmethod
+    def fresh(cls, apply_fn: Apply, params: Any, tx: optax.GradientTransformation, **more: Any) -> Self:
+        """A learner that has taken no step."""
+        state = cls.create(apply_fn=apply_fn, module=apply_fn.module, params=params, tx=tx, **more)
+        return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+class TargetLearner(Learner):
+    """A Learner with a slowly following copy of its parameters, which `fresh` makes.
+
+    Attributes:
+      target_params: the copy.
+    """
 
     target_params: Any
 
     @classmethod
-    def fresh(cls, apply_fn: Callable[..., Any], params: Any, tx: optax.GradientTransformation) -> Self:
-        """A learner that has taken no step; its target is a copy of `params`."""
-        state = cls.create(apply_fn=apply_fn, params=params, target_params=params, tx=tx)
-        return state.replace(step=jnp.zeros((), jnp.int32))
+    def fresh(cls, apply_fn: Apply, params: Any, tx: optax.GradientTransformation, **more: Any) -> Self:
+        """A learner that has taken no step, its target equal to its parameters."""
+        return super().fresh(apply_fn, params, tx, target_params=params, **more)
 
 
-def polyak_update(learner: TargetTrainState, tau: ArrayLike) -> TargetTrainState:
+def polyak_update(learner: TargetLearner, tau: ArrayLike) -> TargetLearner:
     """The learner with its target moved towards its parameters: `theta' <- (1 - tau) * theta' + tau * theta`.
 
     Args:
@@ -73,15 +145,15 @@ def _adam(eps: float, flat: bool) -> Adam:
     return optimizer
 
 
-def descend(
-    learner: Learner,
+def apply_gradients(
+    learner: State,
     report: Mapping[str, Array],
     grads: optax.Params,
     learning_rate: ArrayLike,
     go: ArrayLike,
     max_grad_norm: ArrayLike | None = None,
     weight_decay: ArrayLike | None = None,
-) -> tuple[Learner, Array, Array]:
+) -> tuple[State, Array, Array]:
     """One step of Adam along `-grads`, unless something speaks against it.
 
     Args:

@@ -1,11 +1,9 @@
-"""Networks: Flax modules for the kernels, and the actors' forward pass in NumPy for the loops.
+"""The built-in networks, which are Flax modules, and acting with any network on the host.
 
-An actor returns a distribution, a value network a rank-1 array. Modules come from a cached factory, so that equal
-settings give the very same objects, and with them equal tree structures and one trace.
+An actor gives a distribution for each observation, a critic a value. Modules with equal settings are equal: states that
+own them have equal tree structures, and share one trace.
 """
 
-import copyreg
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -15,15 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.training.train_state import TrainState
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 
+from jaxrl.algos.host import mlp_on_host, relu_on_host
+from jaxrl.algos.matmul import joined_product, product
 from jaxrl.ops.distributions import Categorical, Deterministic, DiagGaussian, MultiCategorical, TanhGaussian
 
-# Products in float32 are computed in float32: where JAX may choose, a GPU rounds their factors to ten bits (TF32).
-EXACT = jax.lax.Precision.HIGHEST
 LOG_STD_RANGE = -20.0, 2.0  # Of a log-std that a network gives: beyond them its exponential is of no use in float32.
-NARROW = 32  # Outputs of a layer. Wider ones, in the midst of an update, lose as often as they gain by being turned.
 
 
 class MLP(nn.Module):
@@ -60,7 +57,7 @@ class CategoricalActor(nn.Module):
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> Categorical:
-        return Categorical(_mlp_on_host(params["mlp"], obs), self.start)
+        return Categorical(mlp_on_host(params["mlp"], obs), self.start)
 
 
 class MultiCategoricalActor(nn.Module):
@@ -79,7 +76,7 @@ class MultiCategoricalActor(nn.Module):
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> MultiCategorical:
-        return self._ruled_out(np, _mlp_on_host(params["mlp"], obs))
+        return self._ruled_out(np, mlp_on_host(params["mlp"], obs))
 
     @nn.nowrap
     def _ruled_out(self, lib: Any, outputs: Any) -> MultiCategorical:
@@ -112,7 +109,7 @@ class GaussianActor(nn.Module):
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> DiagGaussian:
-        mean = _mlp_on_host(params["mlp"], obs)
+        mean = mlp_on_host(params["mlp"], obs)
         return self._policy(mean, np.broadcast_to(params["log_std"], mean.shape))
 
     @nn.nowrap
@@ -146,12 +143,11 @@ class DeterministicActor(nn.Module):
         for width in self.hidden_sizes:
             x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype)(x))
         unit = nn.tanh(_uniform_dense(len(self.low), x.shape[-1], self.dtype)(x))
-        return Deterministic(self._scale(unit), self.low, self.high)
+        return Deterministic(self._scale(unit))
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> Deterministic:
-        unit = np.tanh(_mlp_on_host(params, obs, lambda x: np.maximum(x, 0)))
-        return Deterministic(self._scale(unit), self.low, self.high)
+        return Deterministic(self._scale(np.tanh(mlp_on_host(params, obs, relu_on_host))))
 
     def _scale(self, unit: Any) -> Any:
         low, high = np.asarray((self.low, self.high), self.dtype).reshape((2,) + (1,) * (unit.ndim - 1) + (-1,))
@@ -166,10 +162,10 @@ class ActionValue(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, obs: Array, action: Array, in_parts: bool = False) -> Array:
+    def __call__(self, obs: Array, action: Array) -> Array:
         first, second, *others = self.hidden_sizes
         x = nn.relu(_uniform_dense(first, obs.shape[-1], self.dtype, "Dense_0")(obs))
-        x = nn.relu(JoiningDense(second, self.dtype, name="Dense_1")(x, action, in_parts))
+        x = nn.relu(JoiningDense(second, self.dtype, name="Dense_1")(x, action))
         for i, width in enumerate(others, start=2):
             x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype, f"Dense_{i}")(x))
         return _uniform_dense(1, x.shape[-1], self.dtype, f"Dense_{len(self.hidden_sizes)}")(x)[..., 0]
@@ -208,7 +204,7 @@ class SquashedGaussianActor(nn.Module):
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> TanhGaussian:
-        return self._policy(np, _mlp_on_host(params, obs, lambda x: np.maximum(x, 0)))
+        return self._policy(np, mlp_on_host(params, obs, relu_on_host))
 
     @nn.nowrap
     def _policy(self, lib: Any, outputs: Any) -> TanhGaussian:
@@ -217,25 +213,18 @@ class SquashedGaussianActor(nn.Module):
 
 
 class JoiningDense(nn.Module):
-    """A linear layer over `[x, action]`, with one kernel.
-
-    In two parts, `x K_x + action K_a`, the gradient that an actor needs, with respect to the action alone, is a product
-    with the action's few rows of the kernel. In one, the gradient with respect to the kernel is a single product.
-    """
+    """A linear layer over `[x, action]`, with one kernel."""
 
     width: int
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, action: Array, in_parts: bool) -> Array:
-        size = x.shape[-1]
-        fan_in = size + action.shape[-1]
+    def __call__(self, x: Array, action: Array) -> Array:
+        fan_in = x.shape[-1] + action.shape[-1]
         init = _uniform(fan_in)
         kernel = self.param("kernel", init, (fan_in, self.width), self.dtype)
         bias = self.param("bias", init, (self.width,), self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        if in_parts:
-            return _matmul(x, kernel[:size]) + _matmul(action, kernel[size:]) + bias
-        return _matmul(jnp.concatenate([x, action], axis=-1), kernel) + bias
+        return joined_product(x, action, kernel) + bias
 
 
 def _uniform_dense(width: int, fan_in: int, dtype: Any, name: str | None = None) -> nn.Dense:
@@ -248,58 +237,9 @@ def _dot_general(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
     return product(x, kernel)
 
 
-@jax.custom_jvp
-def product(x: Array, kernel: Array) -> Array:
-    """`x K`, of `(..., I)` and `(I, O)`: as `x @ kernel`, but for how its gradient with respect to K is taken.
-
-    That gradient is `x^T G`. Where O is a handful, XLA's product for CPUs takes seven times as long for it as for
-    `(G^T x)^T` with both transposes written out: of PPO's actor on CartPole-v1, a tenth of the whole update.
-    """
-    return _matmul(x, kernel)
-
-
-@functools.partial(product.defjvp, symbolic_zeros=True)
-def _product_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Any]:
-    (x, kernel), (dx, dkernel) = primals, tangents
-    parts = [] if isinstance(dx, SymbolicZero) else [_matmul(dx, kernel)]
-    parts += [] if isinstance(dkernel, SymbolicZero) else [_turned_product(x, dkernel)]
-    return _matmul(x, kernel), sum(parts[1:], parts[0])
-
-
-def _turned_product(x: Array, kernel: Array) -> Array:
-    """`x K`, written such that its transpose, the gradient, is the faster of the two where it matters.
-
-    Barriers become barriers in the transpose. Without them XLA would join the transposes to the product, and have the
-    slower one again.
-    """
-    if jax.default_backend() != "cpu" or not 1 < kernel.shape[1] <= NARROW:
-        return _matmul(x, kernel)
-    barrier = jax.lax.optimization_barrier
-    columns = barrier(jnp.tensordot(barrier(kernel.T), x, axes=(1, -1), precision=EXACT))
-    return jnp.moveaxis(columns, 0, -1)
-
-
-def _matmul(x: Array, kernel: Array) -> Array:
-    return jnp.matmul(x, kernel, precision=EXACT)
-
-
 def _uniform(fan_in: int) -> Callable[..., Array]:
     bound = fan_in**-0.5
     return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def _by_settings(module: nn.Module) -> tuple[Any, ...]:
-    """How a module is pickled and copied: it comes back as the one that `apply_function` gives for its settings."""
-    settings = [name for name in module.__dataclass_fields__ if name not in ("parent", "name")]
-    return _module, (type(module), *(getattr(module, name) for name in settings))
-
-
-def _module(module_class: type[nn.Module], *settings: Any) -> nn.Module:
-    return apply_function(module_class, *settings)[0]  # type: ignore[arg-type]
-
-
-for _each in (CategoricalActor, MultiCategoricalActor, GaussianActor, DeterministicActor, Value, ActionValue):
-    copyreg.pickle(_each, _by_settings)  # type: ignore[arg-type]
 
 
 def num_parameters(*widths: int) -> int:
@@ -308,46 +248,37 @@ def num_parameters(*widths: int) -> int:
     return sum((before + 1) * after for before, after in itertools.pairwise(widths))
 
 
-@functools.cache
-def apply_function(module_class: type[nn.Module], *settings: Any) -> tuple[nn.Module, Callable[..., Any]]:
-    """The module with these settings and its `apply`, the same two objects at every call.
-
-    A bound method is a new object each time it is looked up, and a TrainState compares by it.
-    """
-    module = module_class(*settings)
-    return module, module.apply
+def as_policy(output: Any) -> Any:
+    """The distribution that an actor gave; of plain actions the one that has all its probability on them."""
+    return Deterministic(output) if isinstance(output, jax.Array | np.ndarray) else output
 
 
-@dataclasses.dataclass(frozen=True)
-class Twin:
-    """`apply_fn` for a pair of critics: `(params, obs, action) -> (2, B)`, where `params` holds those of each.
-
-    Attributes:
-      apply_fn: that of one of them.
-    """
-
-    apply_fn: Callable[..., Array]
-
-    def __call__(self, params: Any, obs: Array, action: Array) -> Array:
-        """The values of both."""
-        return jnp.stack([self.apply_fn(each, obs, action) for each in params])
+def policy_of(actor: TrainState, params: Any) -> Callable[[np.ndarray], Any]:
+    """`host_policy` of an actor: its module's, or of a TrainState that names none what its `apply_fn` gives, jitted."""
+    module = getattr(actor, "module", None)
+    if module is not None:
+        return host_policy(module, params)
+    return functools.partial(_fetched, actor.apply_fn, jax.device_put(params))
 
 
-def host_policy(apply_fn: Callable[..., Any], params: Any) -> Callable[[np.ndarray], Any]:
-    """An actor with these parameters, in NumPy: from observations `(N, S)` to its distribution.
+def host_policy(module: nn.Module, params: Any) -> Callable[[np.ndarray], Any]:
+    """An actor with these parameters, on the host: from observations `(N, S)` to its distribution, in NumPy.
 
     A loop acts once per step on a handful of rows. There, three small products in NumPy cost a fifth of what it takes
     to hand a jitted function its arguments and to wait for its result, and on an accelerator they spare a round trip.
+    So a module may have a twin of its forward pass, `on_host(params, obs)`, in NumPy; without one it is its own,
+    jitted.
 
     Args:
-      apply_fn: the actor's `apply`, from `apply_function`.
-      params: its parameters; fetched from the device here, once.
+      module: the actor.
+      params: its variables, `{"params": ...}`; fetched from the device here, once, if the module has a twin.
 
     Returns:
-      A function that agrees with `apply_fn` to rounding.
+      A function that agrees with `module.apply` to rounding.
     """
-    module = apply_fn.__self__  # type: ignore[attr-defined]
-    return functools.partial(_on_host, module, jax.device_get(params)["params"])
+    if hasattr(module, "on_host"):
+        return functools.partial(_on_host, module, jax.device_get(params)["params"])
+    return functools.partial(_fetched, module, jax.device_put(params))
 
 
 @np.errstate(all="ignore")  # Rounding to zero or to infinity is as harmless here as in XLA, whatever `np.seterr` says.
@@ -355,8 +286,11 @@ def _on_host(module: Any, params: Any, obs: np.ndarray) -> Any:
     return module.on_host(params, obs)
 
 
-def _mlp_on_host(layers: Any, x: np.ndarray, activation: Callable[[np.ndarray], np.ndarray] = np.tanh) -> np.ndarray:
-    for i in range(len(layers) - 1):
-        x = activation(x @ layers[f"Dense_{i}"]["kernel"] + layers[f"Dense_{i}"]["bias"])
-    last = layers[f"Dense_{len(layers) - 1}"]
-    return x @ last["kernel"] + last["bias"]
+def _fetched(network: Any, params: Any, obs: np.ndarray) -> Any:
+    return jax.device_get(_applied(network, params, jax.device_put(obs)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _applied(network: Any, params: Any, obs: Array) -> Any:
+    apply = network.apply if isinstance(network, nn.Module) else network
+    return as_policy(apply(params, obs))

@@ -4,52 +4,21 @@ Source: Schulman et al. 2017, "Proximal policy optimization algorithms" (arXiv 1
 is one update: everything that it needs beside the rollout is in the state, and nothing is kept between calls.
 """
 
-import functools
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import struct
-from flax.training.train_state import TrainState
-from gymnasium import spaces
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxrl.algos.checks import (
-    COUNT,
-    FRACTION,
-    NOT_NEGATIVE,
-    POSITIVE,
-    RATE,
-    check_box_actions,
-    check_hidden_sizes,
-    check_key,
-    check_kind,
-    check_network_memory,
-    check_numbers,
-    check_single,
-    check_width,
-    strong,
-    with_numbers,
-)
-from jaxrl.algos.learner import adam, descend
-from jaxrl.algos.networks import (
-    CategoricalActor,
-    GaussianActor,
-    MultiCategoricalActor,
-    Value,
-    apply_function,
-    num_parameters,
-)
-from jaxrl.data.batch import shuffled_minibatches, weigh
-from jaxrl.data.spaces import layout, width
+from jaxrl.algos.checks import check_kind, check_width
+from jaxrl.algos.learner import Learner, apply_gradients
+from jaxrl.algos.ppo_config import KL_COEF_RANGE, PPOConfig, annealed, check_config
+from jaxrl.algos.ppo_state import PPOState, ppo_init
+from jaxrl.data.batch import mask_invalid, shuffled_minibatches
 from jaxrl.data.transition import Transition
-from jaxrl.device import check_process, compiled
-from jaxrl.errors import BadInput
+from jaxrl.device import compiled
 from jaxrl.ops.distributions import Distribution, kl_divergence
 from jaxrl.ops.losses import (
     adapt_kl_coef,
@@ -61,6 +30,18 @@ from jaxrl.ops.losses import (
 )
 from jaxrl.ops.returns import gae
 
+__all__ = [
+    "METRICS",
+    "CriticTargets",
+    "PPOConfig",
+    "PPOState",
+    "check_config",
+    "ppo_act",
+    "ppo_init",
+    "ppo_update",
+    "ppo_update_actor",
+    "ppo_update_critic",
+]
 METRICS = (
     "policy_loss",
     "value_loss",
@@ -75,95 +56,6 @@ METRICS = (
     "gradient_steps",
     "skipped_updates",
 )
-ADAM_EPS = 1e-5
-COPIES = 4  # Of each parameter: itself, its gradient and Adam's two moments.
-KL_COEF_RANGE = 1e-4, 1e4  # 150 halvings in a row would reach 0 and never leave it.
-RANGES = {
-    "gamma": FRACTION,
-    "gae_lambda": FRACTION,
-    "clip_eps": POSITIVE,
-    "kl_coef": (0.0, KL_COEF_RANGE[1]),
-    "kl_target": POSITIVE,
-    "stop_kl": POSITIVE,
-    "value_clip_eps": POSITIVE,
-    "ent_coef": NOT_NEGATIVE,
-    "max_grad_norm": POSITIVE,
-    "actor_learning_rate": RATE,
-    "critic_learning_rate": RATE,
-    "anneal_updates": COUNT,
-    "num_epochs": (1.0, 1e6),
-    "num_minibatches": (1.0, 1e9),
-    "initial_log_std": (-20.0, 20.0),
-}
-
-
-class PPOConfig(struct.PyTreeNode):
-    """What an update reads. Numbers are leaves: changing one compiles nothing anew. The fields below
-    `num_epochs` are static: they fix shapes or the program."""
-
-    gamma: float = 0.99
-    """Discount per step."""
-    gae_lambda: float = 0.95
-    """Lambda of generalised advantage estimation."""
-    clip_eps: float | None = 0.2
-    """Half-width of the band around ratio 1 in the clipped surrogate; none for no clipping."""
-    kl_coef: float | None = None
-    """Coefficient of the KL(old || new) penalty, the first one where it adapts; none for no penalty."""
-    kl_target: float | None = None
-    """Mean KL divergence (nats) that each update should cause; kl_coef adapts to it. None keeps kl_coef fixed."""
-    stop_kl: float | None = None
-    """Early stop: once a minibatch's approx_kl exceeds this, the update takes no further step. None for never."""
-    value_clip_eps: float | None = None
-    """How far a value may move in one update and still gain, in units of the return; none for no clipping."""
-    ent_coef: float = 0.0
-    """Coefficient of the entropy bonus."""
-    max_grad_norm: float | None = 0.5
-    """Bound on the global norm of each network's gradient; none for no bound."""
-    actor_learning_rate: float = 3e-4
-    """Adam's learning rate for the actor."""
-    critic_learning_rate: float = 3e-4
-    """Adam's learning rate for the critic."""
-    anneal_updates: float | None = struct.field(default=None, metadata={"flag": False})
-    """Number of updates over which annealing goes linearly to 0; the training loop sets it."""
-    num_epochs: int = struct.field(pytree_node=False, default=10)
-    """Passes over each rollout."""
-    num_minibatches: int = struct.field(pytree_node=False, default=32)
-    """Gradient steps per pass; divides num_steps * num_envs."""
-    normalize_advantages: bool = struct.field(pytree_node=False, default=True)
-    """Standardise advantages within each minibatch."""
-    anneal_learning_rate: bool = struct.field(pytree_node=False, default=False)
-    """Anneal both learning rates linearly to 0."""
-    anneal_clip: bool = struct.field(pytree_node=False, default=False)
-    """Anneal clip_eps linearly to 0."""
-    hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(64, 64))
-    """Widths of the tanh layers, of actor and critic each."""
-    initial_log_std: float = struct.field(pytree_node=False, default=0.0)
-    """Log standard deviation of continuous actions at first."""
-    squash_actions: bool = struct.field(pytree_node=False, default=False)
-    """Keep continuous actions within their bounds by a tanh, with its exact log-probability, instead of clipping; the
-    policy is then in units of the bounds' distance, which suits bounds that are far from -1 and 1."""
-
-
-class PPOState(struct.PyTreeNode):
-    """All that one update hands to the next: two TrainStates, the KL coefficient, a JAX key, the number of updates
-    done, and the config."""
-
-    actor: TrainState
-    critic: TrainState
-    kl_coef: Array
-    key: Array
-    num_updates: Array
-    config: PPOConfig
-
-    def replace_config(self, **numbers: float) -> Self:
-        """The same state with some of the config's numbers changed, `kl_coef` in use included; compiles nothing anew.
-
-        Raises:
-          BadInput: one of them is static, or off (None) in this state, or out of its range.
-        """
-        config = with_numbers(self.config, numbers, RANGES, "ppo_init")
-        _check_penalty(config)
-        return self.replace(config=config, kl_coef=config.kl_coef if "kl_coef" in numbers else self.kl_coef)
 
 
 class _Rows(NamedTuple):
@@ -187,7 +79,7 @@ class _Values(NamedTuple):
 
 
 class CriticTargets(NamedTuple):
-    """What `ppo_update_actor` leaves for `ppo_update_critic`.
+    """Values to learn, and how: from `ppo_update_actor` to `ppo_update_critic`.
 
     Attributes:
       rows: what the critic learns from.
@@ -195,10 +87,10 @@ class CriticTargets(NamedTuple):
       take: whether that step is taken, `(K,)`.
       finite: whether the actor's gradient was finite there, `(K,)`.
       rate: the critic's learning rate.
+      value_clip_eps, max_grad_norm: as in the config.
       healthy: whether the rollout can be learned from.
       of_steps: metrics of the actor's steps, each `(K,)`.
       of_update: metrics of the whole, scalars.
-      config: the state's.
     """
 
     rows: _Values
@@ -206,67 +98,18 @@ class CriticTargets(NamedTuple):
     take: Array
     finite: Array
     rate: ArrayLike
+    value_clip_eps: ArrayLike | None
+    max_grad_norm: ArrayLike | None
     healthy: Array
     of_steps: dict[str, Array]
     of_update: dict[str, Array]
-    config: PPOConfig
-
-
-def ppo_init(key: Array, config: PPOConfig, observation_space: spaces.Space, action_space: spaces.Space) -> PPOState:
-    """A fresh learner for one environment's spaces; of a vector environment, its single ones.
-
-    Args:
-      key: one JAX key, of either style; equal keys give equal states.
-      config: checked by `check_config`.
-      observation_space: Box, Discrete, MultiDiscrete or MultiBinary of any shape, or a Dict or Tuple of such;
-        observations reach the kernel flattened, `(..., S)`, as `jaxrl.data.spaces` says.
-      action_space: Discrete, MultiDiscrete, MultiBinary, or a bounded Box, each of any shape; actions of more than one
-        axis are flattened, `(..., A)`.
-
-    Returns:
-      The state. Two states of equal static config and spaces have equal tree structures.
-
-    Raises:
-      BadInput: the key, the config or a space cannot work, or memory cannot hold the networks; one line says what is
-        wrong and what would be right.
-    """
-    check_process()
-    check_key(key)
-    check_config(config, observation_space, action_space)
-    actor = *_actor_for(config, action_space), jnp.result_type(float)
-    critic = Value, config.hidden_sizes, jnp.result_type(float)
-    return _fresh_state(key, strong(config), actor, critic, width(layout(observation_space)))
-
-
-def _actor_for(config: PPOConfig, space: spaces.Space) -> tuple[Any, ...]:
-    """The actor's class and its settings, but for the type of its parameters."""
-    if isinstance(space, spaces.Discrete):
-        return CategoricalActor, config.hidden_sizes, int(space.n), int(space.start)
-    if isinstance(space, spaces.MultiDiscrete):
-        sizes, starts = (tuple(map(int, np.ravel(x))) for x in (space.nvec, space.start))
-        return MultiCategoricalActor, config.hidden_sizes, sizes, starts
-    if isinstance(space, spaces.MultiBinary):
-        components = math.prod(space.shape)
-        return MultiCategoricalActor, config.hidden_sizes, (2,) * components, (0,) * components
-    assert isinstance(space, spaces.Box)
-    low, high = (tuple(map(float, np.ravel(bound))) for bound in (space.low, space.high))
-    return GaussianActor, config.hidden_sizes, low, high, config.initial_log_std, config.squash_actions
-
-
-def num_outputs(space: spaces.Space) -> int:
-    """How many numbers the actor's last layer gives, for actions of `space`."""
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete):
-        return space.nvec.size * int(space.nvec.max())
-    return math.prod(space.shape or ()) * (2 if isinstance(space, spaces.MultiBinary) else 1)
 
 
 @compiled
 def ppo_act(state: PPOState, obs: Array) -> Distribution:
     """The policy at `obs`, `(..., S)`: a distribution over actions. It does not normalise observations."""
     check_kind("state", state, PPOState)
-    check_width("obs", obs, _width(state))
+    check_width("obs", obs, state.obs_dim)
     return state.actor.apply_fn(state.actor.params, obs)
 
 
@@ -314,7 +157,7 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
 def ppo_update_actor(state: PPOState, rollout: Transition) -> tuple[PPOState, CriticTargets]:
     """The first half of `ppo_update`: all of it but the critic's steps.
 
-    Actor and critic share nothing but the rollout: with the new actor one can act while `ppo_update_critic` still runs.
+    Actor and critic share nothing but the rollout. With the new actor one can act while `ppo_update_critic` still runs.
 
     Args:
       state, rollout: as of `ppo_update`.
@@ -324,10 +167,10 @@ def ppo_update_actor(state: PPOState, rollout: Transition) -> tuple[PPOState, Cr
     """
     check_kind("state", state, PPOState)
     config = state.config
-    rollout, weight = weigh(rollout, "rollout", "TN", state.kl_coef.dtype)
-    check_width("rollout.obs", rollout.obs, _width(state))
+    rollout, weight = mask_invalid(rollout, "rollout", "TN", state.kl_coef.dtype)
+    check_width("rollout.obs", rollout.obs, state.obs_dim)
     key, shuffle_key = jax.random.split(state.key)
-    (actor_rate, critic_rate), clip_eps = _annealed(state)
+    (actor_rate, critic_rate), clip_eps = annealed(config, state.num_updates)
 
     # What was: the values, and the policy that acted.
     value = state.critic.apply_fn(state.critic.params, rollout.obs)
@@ -346,14 +189,16 @@ def ppo_update_actor(state: PPOState, rollout: Transition) -> tuple[PPOState, Cr
     rows = _flat(_Rows(rollout.obs, rollout.action, weight, old_policy, old_log_prob, advantage))
     order = shuffled_minibatches(shuffle_key, weight.size, config.num_epochs, config.num_minibatches)
 
-    def step(carry: tuple[TrainState, Array], index: Array) -> tuple[Any, Any]:
+    def step(carry: tuple[Learner, Array], index: Array) -> tuple[Any, Any]:
         actor, go = carry
         batch = jax.tree.map(lambda x: x[index], rows)
         (loss, info), grads = jax.value_and_grad(_actor_loss, has_aux=True)(actor.params, state, batch, clip_eps)
         if config.stop_kl is not None:
             go &= ~(info["approx_kl"] > config.stop_kl)  # One that is not a number is skipped below, not stopped at.
         take = go & (batch.weight.sum() > 0)
-        actor, norm, finite = descend(actor, info | {"loss": loss}, grads, actor_rate, take, config.max_grad_norm)
+        actor, norm, finite = apply_gradients(
+            actor, info | {"loss": loss}, grads, actor_rate, take, config.max_grad_norm
+        )
         return (actor, go), (take, finite, info | {"grad_norm_actor": norm})
 
     (actor, _), (take, finite, of_steps) = jax.lax.scan(step, (state.actor, healthy), order)
@@ -370,26 +215,27 @@ def ppo_update_actor(state: PPOState, rollout: Transition) -> tuple[PPOState, Cr
 
     of_update = {"kl": kl, "kl_coef": kl_coef, "explained_variance": explained_variance(value, returns, weight)}
     values = _flat(_Values(rollout.obs, weight, value, returns))
-    targets = CriticTargets(values, order, take, finite, critic_rate, healthy, of_steps, of_update, config)
+    how = critic_rate, config.value_clip_eps, config.max_grad_norm
+    targets = CriticTargets(values, order, take, finite, *how, healthy, of_steps, of_update)
     return state.replace(actor=actor, kl_coef=kl_coef, key=key, num_updates=state.num_updates + 1), targets
 
 
-def ppo_update_critic(critic: TrainState, targets: CriticTargets) -> tuple[TrainState, dict[str, Array]]:
-    """The second half of `ppo_update`: the critic's steps. It does not look at the actor.
+def ppo_update_critic(critic: Learner, targets: CriticTargets) -> tuple[Learner, dict[str, Array]]:
+    """The second half of `ppo_update`: the critic's steps.
 
     Args:
-      critic: of the state that `ppo_update_actor` gave.
-      targets: what it gave beside that.
+      critic: that of the state.
+      targets: what `ppo_update_actor` gave.
 
     Returns:
       The new critic, and the metrics of the whole update.
     """
 
-    def step(critic: TrainState, each: tuple[Array, Array]) -> tuple[TrainState, Any]:
+    def step(critic: Learner, each: tuple[Array, Array]) -> tuple[Learner, Any]:
         index, take = each
         batch = jax.tree.map(lambda x: x[index], targets.rows)
-        loss, grads = jax.value_and_grad(_critic_loss)(critic.params, critic.apply_fn, batch, targets.config)
-        critic, norm, finite = descend(critic, {"loss": loss}, grads, targets.rate, take, targets.config.max_grad_norm)
+        loss, grads = jax.value_and_grad(_critic_loss)(critic.params, critic, batch, targets.value_clip_eps)
+        critic, norm, finite = apply_gradients(critic, {"loss": loss}, grads, targets.rate, take, targets.max_grad_norm)
         return critic, (finite, {"value_loss": loss, "grad_norm_critic": norm})
 
     critic, (finite, of_steps) = jax.lax.scan(step, critic, (targets.order, targets.take))
@@ -415,11 +261,6 @@ def _possible_actions(rollout: Transition, policy: Distribution) -> Array:
         return rollout.action
     valid = rollout.valid.reshape(rollout.valid.shape + (1,) * (mode.ndim - 2))
     return jnp.where(valid, rollout.action, mode.astype(rollout.action.dtype))
-
-
-def _width(state: PPOState) -> int:
-    """How many numbers an observation has."""
-    return state.actor.params["params"]["mlp"]["Dense_0"]["kernel"].shape[0]
 
 
 def _flat(rows: Any) -> Any:
@@ -449,83 +290,7 @@ def _actor_loss(params: Any, state: PPOState, batch: _Rows, clip_eps: ArrayLike 
     }
 
 
-def _critic_loss(params: Any, apply_fn: Callable[..., Any], batch: _Values, config: PPOConfig) -> Array:
+def _critic_loss(params: Any, critic: Learner, batch: _Values, value_clip_eps: ArrayLike | None) -> Array:
     """`mean[ 0.5 * (V - R)^2 ]`, pessimistic where a value moved further than `value_clip_eps`."""
-    value = apply_fn(params, batch.obs)
-    loss = clipped_value_loss(value, batch.old_value, batch.returns, config.value_clip_eps)
-    return weighted_mean(loss, batch.weight)
-
-
-def _annealed(state: PPOState) -> tuple[tuple[ArrayLike, ArrayLike], ArrayLike | None]:
-    """The learning rates of actor and critic, and `clip_eps`, of this update."""
-    config = state.config
-    rates: tuple[ArrayLike, ArrayLike] = config.actor_learning_rate, config.critic_learning_rate
-    clip_eps: ArrayLike | None = config.clip_eps
-    if config.anneal_updates is None:
-        return rates, clip_eps
-    remaining = jnp.maximum(0.0, 1 - state.num_updates.astype(state.kl_coef.dtype) / config.anneal_updates)
-    if config.anneal_learning_rate:
-        rates = config.actor_learning_rate * remaining, config.critic_learning_rate * remaining
-    if config.anneal_clip and config.clip_eps is not None:
-        clip_eps = config.clip_eps * remaining
-    return rates, clip_eps
-
-
-def check_config(config: PPOConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    """Raises BadInput, in one line, if PPO with this config cannot learn on these spaces as asked."""
-    check_kind("config", config, PPOConfig)
-    check_single(observation_space, action_space)
-    observations = width(layout(observation_space))
-    if not isinstance(action_space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise BadInput(
-            f"action space {type(action_space).__name__} is not supported: PPO takes Box, Discrete, MultiDiscrete or "
-            "MultiBinary"
-        )
-    if math.prod(action_space.shape or ()) == 0:
-        raise BadInput(f"action space {action_space} is empty: it must hold at least one number")
-    check_hidden_sizes(config.hidden_sizes, at_least=1)
-    outputs = num_outputs(action_space)
-    count = sum(num_parameters(observations, *config.hidden_sizes, last) for last in (outputs, 1))
-    check_network_memory(config, count, COPIES, observations, outputs)
-    if isinstance(action_space, spaces.Box):
-        check_box_actions(action_space)
-    elif config.squash_actions:
-        raise BadInput(
-            f"squash_actions keeps Box actions within bounds, and {type(action_space).__name__} has none: leave it off"
-        )
-    check_numbers(config, RANGES)
-    _check_penalty(config)
-    if config.anneal_clip and config.clip_eps is None:
-        raise BadInput("anneal_clip anneals clip_eps, which is none: give a clip_eps (0.2, say) or leave it off")
-    if (config.anneal_clip or config.anneal_learning_rate) and config.anneal_updates is None:
-        raise BadInput("annealing needs its horizon: set anneal_updates to the number of updates that it takes")
-
-
-def _check_penalty(config: PPOConfig) -> None:
-    coef = config.kl_coef
-    off = coef is None or (not isinstance(coef, jax.core.Tracer) and not np.all(np.asarray(jax.device_get(coef)) > 0))
-    if config.kl_target is not None and off:
-        raise BadInput("kl_target adapts kl_coef, which is off: give a positive kl_coef (1.0, say) or kl_target none")
-
-
-@functools.partial(jax.jit, static_argnames=("actor_settings", "critic_settings", "obs_dim"))
-def _fresh_state(
-    key: Array, config: PPOConfig, actor_settings: tuple[Any, ...], critic_settings: tuple[Any, ...], obs_dim: int
-) -> PPOState:
-    """Jitted, because initialisers run one by one would each be compiled on their own."""
-    actor_key, critic_key, key = jax.random.split(key, 3)
-    obs = jnp.zeros((1, obs_dim), jnp.result_type(float))
-
-    def learner(key: Array, settings: tuple[Any, ...]) -> TrainState:
-        module, apply = apply_function(*settings)
-        fresh = TrainState.create(apply_fn=apply, params=module.init(key, obs), tx=adam(ADAM_EPS, flat=True))
-        return fresh.replace(step=jnp.zeros((), jnp.int32))
-
-    return PPOState(
-        actor=learner(actor_key, actor_settings),
-        critic=learner(critic_key, critic_settings),
-        kl_coef=jnp.zeros_like(config.gamma) if config.kl_coef is None else jnp.asarray(config.kl_coef),
-        key=key,
-        num_updates=jnp.zeros((), jnp.int32),
-        config=config,
-    )
+    value = critic.apply_fn(params, batch.obs)
+    return weighted_mean(clipped_value_loss(value, batch.old_value, batch.returns, value_clip_eps), batch.weight)

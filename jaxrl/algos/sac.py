@@ -5,9 +5,9 @@ Source: Haarnoja et al. 2018, "Soft actor-critic algorithms and applications" (a
 """
 
 import functools
-import math
 from typing import Any, Self
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,32 +16,16 @@ from flax.training.train_state import TrainState
 from gymnasium import spaces
 from jax import Array
 
-from jaxrl.algos.checks import (
-    FRACTION,
-    LARGEST,
-    NOT_NEGATIVE,
-    POSITIVE,
-    RATE,
-    check_batch_widths,
-    check_continuous,
-    check_hidden_sizes,
-    check_key,
-    check_kind,
-    check_network_memory,
-    check_numbers,
-    check_single,
-    check_width,
-    strong,
-    with_numbers,
-)
-from jaxrl.algos.learner import TargetTrainState, adam, descend, polyak_update
-from jaxrl.algos.networks import JoinedActionValue, SquashedGaussianActor, Twin, apply_function, num_parameters
-from jaxrl.data.batch import weigh
+from jaxrl.algos.built_in import sac_networks
+from jaxrl.algos.checks import bounds, check_batch_widths, check_key, check_kind, check_width, strong, with_numbers
+from jaxrl.algos.learner import Apply, ApplyTwice, BoxTask, Learner, TargetLearner, adam, apply_gradients, polyak_update
+from jaxrl.algos.own_networks import check_action_value, check_sampler, checked_networks
+from jaxrl.algos.sac_config import RANGES, SACConfig, check_config
+from jaxrl.data.batch import mask_invalid
 from jaxrl.data.spaces import layout, width
 from jaxrl.data.transition import Transition
 from jaxrl.device import check_process, compiled
-from jaxrl.errors import BadInput
-from jaxrl.ops.distributions import TanhGaussian
+from jaxrl.ops.distributions import Distribution, TanhGaussian
 from jaxrl.ops.losses import weighted_mean
 from jaxrl.ops.returns import td_target
 
@@ -57,61 +41,28 @@ METRICS = (
     "skipped_updates",
 )
 ADAM_EPS = 1e-8
-COPIES = 5  # Of each parameter: itself, its target, its gradient and Adam's two moments.
-RANGES = {
-    "gamma": FRACTION,
-    "tau": FRACTION,
-    "actor_learning_rate": RATE,
-    "critic_learning_rate": RATE,
-    "alpha_learning_rate": RATE,
-    "initial_alpha": NOT_NEGATIVE,
-    "target_entropy": (-LARGEST, LARGEST),
-    "max_grad_norm": POSITIVE,
-}
-
-
-class SACConfig(struct.PyTreeNode):
-    """Numbers and structure that an update reads. Numbers are leaves: changing one compiles nothing anew.
-    `hidden_sizes` is static."""
-
-    gamma: float = 0.99
-    """Discount per step."""
-    tau: float = 0.005
-    """How far the target critics follow at each update: 0 never, 1 at once."""
-    actor_learning_rate: float = 3e-4
-    """Adam's learning rate for the actor."""
-    critic_learning_rate: float = 3e-4
-    """Adam's learning rate for both critics."""
-    alpha_learning_rate: float | None = 3e-4
-    """Adam's learning rate for the logarithm of the temperature; none keeps the temperature at initial_alpha."""
-    initial_alpha: float = 1.0
-    """The temperature alpha at first: what a nat of entropy is worth, in units of the reward."""
-    target_entropy: float | None = None
-    """Entropy (nats) of actions scaled to [-1, 1] that the temperature aims at; none for minus the action's size."""
-    max_grad_norm: float | None = None
-    """Bound on the global norm of each gradient (that of both critics is one); none for no bound."""
-    hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(256, 256))
-    """Widths of the ReLU layers, of the actor and of each critic."""
 
 
 class SACState(struct.PyTreeNode):
     """All that one update hands to the next.
 
     Attributes:
-      actor: its TrainState.
+      actor: its learner.
       critic: that of both critics, with target parameters.
-      temperature: that of log alpha, a scalar; None where the temperature is fixed.
+      temperature: the TrainState of log alpha, a scalar; None where the temperature is fixed.
       key: JAX key.
       num_updates: updates done.
       config: the numbers.
+      task: sizes and bounds of observations and actions.
     """
 
-    actor: TrainState
-    critic: TargetTrainState
+    actor: Learner
+    critic: TargetLearner
     temperature: TrainState | None
     key: Array
     num_updates: Array
     config: SACConfig
+    task: BoxTask = struct.field(pytree_node=False)
 
     @property
     def alpha(self) -> Array:
@@ -130,7 +81,15 @@ class SACState(struct.PyTreeNode):
         return self.replace(config=with_numbers(self.config, numbers, RANGES, "sac_init"))
 
 
-def sac_init(key: Array, config: SACConfig, observation_space: spaces.Space, action_space: spaces.Space) -> SACState:
+def sac_init(
+    key: Array,
+    config: SACConfig,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    *,
+    actor: nn.Module | None = None,
+    critic: nn.Module | None = None,
+) -> SACState:
     """A fresh learner for one environment's spaces; of a vector environment, its single ones.
 
     Args:
@@ -138,29 +97,34 @@ def sac_init(key: Array, config: SACConfig, observation_space: spaces.Space, act
       config: checked by `check_config`.
       observation_space: any space that `jaxrl.data.spaces` takes; observations reach the kernel flattened, `(..., S)`.
       action_space: a bounded Box of any shape, flattened, `(A,)`; each dimension has bounds of its own.
+      actor: a Flax module of your own, observations `(B, S)` to a `jaxrl.TanhGaussian` or another distribution whose
+        `to_env` keeps to the bounds, and whose `sample_jax` has a gradient; None for the built-in one.
+      critic: a Flax module of your own, observations `(B, S)` and actions `(B, A)` to values `(B,)`, of which there
+        will be two; None for the built-in one.
 
     Returns:
-      The state. Two states of equal static config and spaces have equal tree structures.
+      The state. Two states of equal static config, spaces and networks have equal tree structures.
 
     Raises:
-      BadInput: the key, the config or a space cannot work, or memory cannot hold the networks; one line says what is
-        wrong and what would be right.
+      BadInput: the key, the config, a space or a network cannot work, or memory cannot hold the built-in networks; one
+        line says what is wrong and what would be right.
     """
     check_process()
     check_key(key)
-    check_config(config, observation_space, action_space)
-    assert isinstance(action_space, spaces.Box)
-    low, high = (tuple(map(float, np.ravel(bound))) for bound in (action_space.low, action_space.high))
+    check_config(config, observation_space, action_space, own_networks=actor is not None and critic is not None)
+    task, checks = BoxTask(width(layout(observation_space)), *bounds(action_space)), (check_sampler, check_action_value)
+    built_in = sac_networks(config, action_space)
+    networks = checked_networks((actor, critic), built_in, checks, task.obs_dim, action_space)
     if config.target_entropy is None:
-        config = config.replace(target_entropy=-float(len(low)))
-    return _fresh_state(key, strong(config), low, high, width(layout(observation_space)))
+        config = config.replace(target_entropy=-float(task.action_dim))
+    return _fresh_state(key, strong(config), *networks, task)
 
 
 @compiled
-def sac_act(state: SACState, obs: Array) -> TanhGaussian:
+def sac_act(state: SACState, obs: Array) -> Distribution:
     """The policy at `obs`, `(..., S)`: a distribution whose `to_env` gives actions within the environment's bounds."""
     check_kind("state", state, SACState)
-    check_width("obs", obs, _widths(state)[0])
+    check_width("obs", obs, state.task.obs_dim)
     return state.actor.apply_fn(state.actor.params, obs)
 
 
@@ -198,13 +162,13 @@ def sac_update(state: SACState, batch: Transition) -> tuple[SACState, dict[str, 
     check_kind("state", state, SACState)
     config, actor, critic, alpha = state.config, state.actor, state.critic, state.alpha
     dtype = jnp.result_type(config.gamma)
-    batch, weight = weigh(batch, "batch", "B", dtype)
-    check_batch_widths(batch, *_widths(state))
+    batch, weight = mask_invalid(batch, "batch", "B", dtype)
+    check_batch_widths(batch, state.task.obs_dim, state.task.action_dim)
     batch = batch._replace(action=batch.action.astype(dtype))
     key, next_key, actor_key = jax.random.split(state.key, 3)
 
     # Target: the one-step soft return, its value the smaller of both target critics'.
-    next_action, next_log_prob = _sample(sac_act(state, batch.next_obs), next_key)
+    next_action, next_log_prob = _sample(state, sac_act(state, batch.next_obs), next_key)
     next_value = critic.apply_fn(critic.target_params, batch.next_obs, next_action).min(0) - alpha * next_log_prob
     target = td_target(batch.reward, next_value, batch.terminated, config.gamma)
 
@@ -221,18 +185,18 @@ def sac_update(state: SACState, batch: Transition) -> tuple[SACState, dict[str, 
         "td_error_abs": weighted_mean(jnp.abs(error).mean(0), weight),
     }
     rate = config.critic_learning_rate
-    new_critic, critic_norm, finite = descend(critic, report, grads, rate, go, config.max_grad_norm)
+    new_critic, critic_norm, finite = apply_gradients(critic, report, grads, rate, go, config.max_grad_norm)
     go &= finite
 
     # Actor: climb the smaller of the new critics and keep its entropy, through the sampled action.
     def actor_loss_fn(params: Any) -> tuple[Array, Array]:
-        action, log_prob = _sample(actor.apply_fn(params, batch.obs), actor_key)
+        action, log_prob = _sample(state, actor.apply_fn(params, batch.obs), actor_key)
         value = critic.apply_fn(new_critic.params, batch.obs, action).min(0)
         return weighted_mean(alpha * log_prob - value, weight), weighted_mean(log_prob, weight)
 
     (actor_loss, log_prob), grads = jax.value_and_grad(actor_loss_fn, has_aux=True)(actor.params)
     actor_report, rate = {"actor_loss": actor_loss, "entropy": -log_prob}, config.actor_learning_rate
-    new_actor, actor_norm, finite = descend(actor, actor_report, grads, rate, go, config.max_grad_norm)
+    new_actor, actor_norm, finite = apply_gradients(actor, actor_report, grads, rate, go, config.max_grad_norm)
     go &= finite
 
     # Temperature: raise it while the entropy is below its target, lower it while above.
@@ -240,12 +204,12 @@ def sac_update(state: SACState, batch: Transition) -> tuple[SACState, dict[str, 
     if temperature is not None:
         grad = -(log_prob + config.target_entropy)
         assert config.alpha_learning_rate is not None
-        temperature, _, finite = descend(temperature, {}, grad, config.alpha_learning_rate, go)
+        temperature, _, finite = apply_gradients(temperature, {}, grad, config.alpha_learning_rate, go)
         go &= finite
 
     # Targets: both critics' follow.
     new_critic = polyak_update(new_critic, jnp.where(go, config.tau, 0))
-    new_state = SACState(new_actor, new_critic, temperature, key, state.num_updates + 1, config)
+    new_state = SACState(new_actor, new_critic, temperature, key, state.num_updates + 1, config, state.task)
     return new_state, report | actor_report | {
         "alpha": new_state.alpha,
         "grad_norm_actor": actor_norm,
@@ -254,63 +218,34 @@ def sac_update(state: SACState, batch: Transition) -> tuple[SACState, dict[str, 
     }
 
 
-def _sample(policy: TanhGaussian, key: Array) -> tuple[Array, Array]:
+def _sample(state: SACState, policy: Distribution, key: Array) -> tuple[Array, Array]:
     """Actions `(B, A)` in the environment's units, and the log-density (nats) of these scaled to [-1, 1], `(B,)`."""
-    u, log_prob = policy.sample_and_log_prob(key)
-    half_ranges = (np.asarray(policy.high) - np.asarray(policy.low)) / 2
+    if isinstance(policy, TanhGaussian):
+        u, log_prob = policy.sample_and_log_prob(key)
+    else:
+        u = policy.sample_jax(key)
+        log_prob = policy.log_prob(u)
+    half_ranges = (np.asarray(state.task.high) - np.asarray(state.task.low)) / 2
     return policy.to_env(u), log_prob + float(np.log(half_ranges).sum())
 
 
-def _widths(state: SACState) -> tuple[int, int]:
-    """Numbers in an observation and in an action."""
-    obs_dim = state.actor.params["params"]["Dense_0"]["kernel"].shape[0]
-    return obs_dim, len(state.actor.apply_fn.__self__.low)  # type: ignore[attr-defined]
-
-
-def check_config(config: SACConfig, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    """Raises BadInput, in one line, if SAC with this config cannot learn on these spaces as asked."""
-    check_kind("config", config, SACConfig)
-    check_single(observation_space, action_space)
-    check_continuous(action_space, "sac")
-    check_numbers(config, RANGES)
-    check_hidden_sizes(config.hidden_sizes, at_least=1)
-    observations, size = width(layout(observation_space)), math.prod(action_space.shape or ())
-    outputs = 2 * size
-    count = num_parameters(observations, *config.hidden_sizes, outputs)
-    count += 2 * num_parameters(observations + size, *config.hidden_sizes, 1)
-    check_network_memory(config, count, COPIES, observations, outputs)
-    learned = config.alpha_learning_rate is not None
-    if (
-        learned
-        and not isinstance(config.initial_alpha, jax.core.Tracer)
-        and not np.all(np.asarray(config.initial_alpha) > 0)
-    ):
-        raise BadInput(
-            "initial_alpha is 0, whose logarithm cannot be learned: it must be positive, or alpha_learning_rate none"
-        )
-
-
-@functools.partial(jax.jit, static_argnames=("low", "high", "obs_dim"))
-def _fresh_state(
-    key: Array, config: SACConfig, low: tuple[float, ...], high: tuple[float, ...], obs_dim: int
-) -> SACState:
+@functools.partial(jax.jit, static_argnames=("actor", "critic", "task"))
+def _fresh_state(key: Array, config: SACConfig, actor: nn.Module, critic: nn.Module, task: BoxTask) -> SACState:
     """Jitted, because initialisers run one by one would each be compiled on their own."""
     actor_key, *critic_keys, key = jax.random.split(key, 4)
-    dtype = jnp.result_type(float)
-    obs, action = jnp.zeros((1, obs_dim), dtype), jnp.zeros((1, len(low)), dtype)
-    actor, act = apply_function(SquashedGaussianActor, config.hidden_sizes, low, high, dtype)
-    critic, value = apply_function(JoinedActionValue, config.hidden_sizes, dtype)
-    tx = adam(ADAM_EPS, flat=False)
-
-    def learner(apply_fn: Any, params: Any) -> TrainState:
-        return TrainState.create(apply_fn=apply_fn, params=params, tx=tx).replace(step=jnp.zeros((), jnp.int32))
-
-    learned = config.alpha_learning_rate is not None
+    dtype, tx = jnp.result_type(float), adam(ADAM_EPS, flat=False)
+    obs, action = jnp.zeros((1, task.obs_dim), dtype), jnp.zeros((1, task.action_dim), dtype)
+    critics = tuple(critic.init(each, obs, action) for each in critic_keys)
+    temperature = None
+    if config.alpha_learning_rate is not None:
+        temperature = TrainState.create(apply_fn=jnp.exp, params=jnp.log(config.initial_alpha), tx=tx)
+        temperature = temperature.replace(step=jnp.zeros((), jnp.int32))
     return SACState(
-        actor=learner(act, actor.init(actor_key, obs)),
-        critic=TargetTrainState.fresh(Twin(value), tuple(critic.init(each, obs, action) for each in critic_keys), tx),
-        temperature=learner(jnp.exp, jnp.log(config.initial_alpha)) if learned else None,
+        actor=Learner.fresh(Apply(actor), actor.init(actor_key, obs), tx),
+        critic=TargetLearner.fresh(ApplyTwice(critic), critics, tx),
+        temperature=temperature,
         key=key,
         num_updates=jnp.zeros((), jnp.int32),
         config=config,
+        task=task,
     )

@@ -8,33 +8,35 @@ import functools
 import math
 from typing import Any, Self
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from gymnasium import spaces
 from jax import Array
 
+from jaxrl.algos.built_in import td3_networks
 from jaxrl.algos.checks import (
     FRACTION,
     NOT_NEGATIVE,
     POSITIVE,
     RATE,
+    bounds,
+    check_actor_critic,
     check_batch_widths,
-    check_continuous,
     check_hidden_sizes,
     check_key,
     check_kind,
     check_network_memory,
-    check_numbers,
-    check_single,
+    check_vectors,
     check_width,
     strong,
     with_numbers,
 )
-from jaxrl.algos.learner import TargetTrainState, adam, descend, polyak_update
-from jaxrl.algos.networks import DeterministicActor, JoinedActionValue, Twin, apply_function, num_parameters
-from jaxrl.data.batch import weigh
+from jaxrl.algos.learner import Apply, ApplyTwice, BoxTask, TargetLearner, adam, apply_gradients, polyak_update
+from jaxrl.algos.networks import as_policy, num_parameters
+from jaxrl.algos.own_networks import check_action_value, check_actions, checked_networks
+from jaxrl.data.batch import mask_invalid
 from jaxrl.data.spaces import layout, width
 from jaxrl.data.transition import Transition
 from jaxrl.device import check_process, compiled
@@ -90,14 +92,15 @@ class TD3Config(struct.PyTreeNode):
 
 
 class TD3State(struct.PyTreeNode):
-    """All that one update hands to the next: two TrainStates with target parameters (the critic's hold two critics), a
-    JAX key, the number of updates done, and the config."""
+    """All that one update hands to the next: two learners with target parameters (the critic's hold two critics), a JAX
+    key, the number of updates done, the config, and the sizes and bounds of observations and actions."""
 
-    actor: TargetTrainState
-    critic: TargetTrainState
+    actor: TargetLearner
+    critic: TargetLearner
     key: Array
     num_updates: Array
     config: TD3Config
+    task: BoxTask = struct.field(pytree_node=False)
 
     def replace_config(self, **numbers: float) -> Self:
         """The same state with some of the config's numbers changed; compiles nothing anew.
@@ -108,7 +111,15 @@ class TD3State(struct.PyTreeNode):
         return self.replace(config=with_numbers(self.config, numbers, RANGES, "td3_init"))
 
 
-def td3_init(key: Array, config: TD3Config, observation_space: spaces.Space, action_space: spaces.Space) -> TD3State:
+def td3_init(
+    key: Array,
+    config: TD3Config,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    *,
+    actor: nn.Module | None = None,
+    critic: nn.Module | None = None,
+) -> TD3State:
     """A fresh learner for one environment's spaces; of a vector environment, its single ones.
 
     Args:
@@ -116,29 +127,34 @@ def td3_init(key: Array, config: TD3Config, observation_space: spaces.Space, act
       config: checked by `check_config`.
       observation_space: any space that `jaxrl.data.spaces` takes; observations reach the kernel flattened, `(..., S)`.
       action_space: a bounded Box of any shape, flattened, `(A,)`; each dimension has bounds of its own.
+      actor: a Flax module of your own, observations `(B, S)` to actions `(B, A)` or a `jaxrl.Deterministic` of them. It
+        must keep to the bounds itself; what leaves them is clipped where it acts. None for the built-in one.
+      critic: a Flax module of your own, observations `(B, S)` and actions `(B, A)` to values `(B,)`, of which there
+        will be two; None for the built-in one.
 
     Returns:
-      The state. Two states of equal static config and spaces have equal tree structures.
+      The state. Two states of equal static config, spaces and networks have equal tree structures.
 
     Raises:
-      BadInput: the key, the config or a space cannot work, or memory cannot hold the networks; one line says what is
-        wrong and what would be right.
+      BadInput: the key, the config, a space or a network cannot work, or memory cannot hold the built-in networks; one
+        line says what is wrong and what would be right.
     """
     check_process()
     check_key(key)
-    check_config(config, observation_space, action_space)
-    assert isinstance(action_space, spaces.Box)
-    low, high = (tuple(map(float, np.ravel(bound))) for bound in (action_space.low, action_space.high))
-    return _fresh_state(key, strong(config), low, high, width(layout(observation_space)))
+    check_config(config, observation_space, action_space, own_networks=actor is not None and critic is not None)
+    task, checks = BoxTask(width(layout(observation_space)), *bounds(action_space)), (check_actions, check_action_value)
+    built_in = td3_networks(config, action_space)
+    networks = checked_networks((actor, critic), built_in, checks, task.obs_dim, action_space)
+    return _fresh_state(key, strong(config), *networks, task)
 
 
 @compiled
 def td3_act(state: TD3State, obs: Array) -> Array:
     """The deterministic policy at `obs`, `(N, S)`: actions `(N, A)` in the environment's units, within its bounds."""
     check_kind("state", state, TD3State)
-    check_width("obs", obs, _widths(state)[0])
-    action = state.actor.apply_fn(state.actor.params, obs).action
-    return jnp.clip(action, *_bounds(state, action))
+    check_width("obs", obs, state.task.obs_dim)
+    action = as_policy(state.actor.apply_fn(state.actor.params, obs)).action
+    return jnp.clip(action, *state.task.bounds(action))
 
 
 @compiled
@@ -174,13 +190,13 @@ def td3_update(state: TD3State, batch: Transition) -> tuple[TD3State, dict[str, 
     check_kind("state", state, TD3State)
     config, actor, critic = state.config, state.actor, state.critic
     dtype = jnp.result_type(config.gamma)
-    batch, weight = weigh(batch, "batch", "B", dtype)
-    check_batch_widths(batch, *_widths(state))
+    batch, weight = mask_invalid(batch, "batch", "B", dtype)
+    check_batch_widths(batch, state.task.obs_dim, state.task.action_dim)
     batch = batch._replace(action=batch.action.astype(dtype))
     key, noise_key = jax.random.split(state.key)
 
     # Target: the one-step return, its value the smaller of both target critics', at an action with clipped noise.
-    next_action = _smoothed(state, actor.apply_fn(actor.target_params, batch.next_obs).action, noise_key)
+    next_action = smoothed(state, as_policy(actor.apply_fn(actor.target_params, batch.next_obs)).action, noise_key)
     next_value = critic.apply_fn(critic.target_params, batch.next_obs, next_action).min(0)
     target = td_target(batch.reward, next_value, batch.terminated, config.gamma)
 
@@ -197,18 +213,18 @@ def td3_update(state: TD3State, batch: Transition) -> tuple[TD3State, dict[str, 
         "td_error_abs": weighted_mean(jnp.abs(error).mean(0), weight),
     }
     rate = config.critic_learning_rate
-    new_critic, critic_norm, finite = descend(critic, report, grads, rate, go, config.max_grad_norm)
+    new_critic, critic_norm, finite = apply_gradients(critic, report, grads, rate, go, config.max_grad_norm)
     go &= finite
 
     # Actor: climb the first of the new critics. Then all targets follow. Both only where the delay is over.
     def actor_loss_fn(params: Any) -> Array:
-        action = actor.apply_fn(params, batch.obs).action
+        action = as_policy(actor.apply_fn(params, batch.obs)).action
         return -weighted_mean(critic.apply_fn(new_critic.params, batch.obs, action)[0], weight)
 
     def delayed_step() -> tuple[Any, ...]:
         loss, grads = jax.value_and_grad(actor_loss_fn)(actor.params)
         report, rate = {"actor_loss": loss}, config.actor_learning_rate
-        new_actor, norm, finite = descend(actor, report, grads, rate, go, config.max_grad_norm)
+        new_actor, norm, finite = apply_gradients(actor, report, grads, rate, go, config.max_grad_norm)
         tau = jnp.where(go & finite, config.tau, 0)
         targets = polyak_update(new_actor, tau).target_params, polyak_update(new_critic, tau).target_params
         return new_actor.params, new_actor.opt_state, new_actor.step, *targets, loss, norm, finite
@@ -233,60 +249,46 @@ def td3_update(state: TD3State, batch: Transition) -> tuple[TD3State, dict[str, 
         "actor_steps": stepped.astype(jnp.int32),
         "skipped_updates": (~go & (weight.sum() > 0)).astype(jnp.int32),
     }
-    return TD3State(new_actor, new_critic, key, state.num_updates + 1, config), metrics
+    return TD3State(new_actor, new_critic, key, state.num_updates + 1, config, state.task), metrics
 
 
-def _smoothed(state: TD3State, action: Array, key: Array) -> Array:
+def smoothed(state: TD3State, action: Array, key: Array) -> Array:
     """The target actor's actions with clipped noise, within the bounds."""
-    low, high = _bounds(state, action)
+    low, high = state.task.bounds(action)
     noise = state.config.policy_noise * jax.random.normal(key, action.shape, action.dtype)
     noise = jnp.clip(noise, -state.config.noise_clip, state.config.noise_clip)
     return jnp.clip(action + (high - low) / 2 * noise, low, high)
 
 
-def _bounds(state: TD3State, action: Array) -> np.ndarray:
-    """The lower and the upper bounds of actions, in the type of `action` and with as many axes."""
-    module = state.actor.apply_fn.__self__  # type: ignore[attr-defined]
-    return np.asarray((module.low, module.high), action.dtype).reshape((2,) + (1,) * (action.ndim - 1) + (-1,))
-
-
-def _widths(state: TD3State) -> tuple[int, int]:
-    """Numbers in an observation and in an action."""
-    obs_dim = state.actor.params["params"]["Dense_0"]["kernel"].shape[0]
-    return obs_dim, len(state.actor.apply_fn.__self__.low)  # type: ignore[attr-defined]
-
-
-def check_config(config: TD3Config, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+def check_config(
+    config: TD3Config, observation_space: spaces.Space, action_space: spaces.Space, own_networks: bool = False
+) -> None:
     """Raises BadInput, in one line, if TD3 with this config cannot learn on these spaces as asked."""
-    check_kind("config", config, TD3Config)
-    check_single(observation_space, action_space)
-    check_continuous(action_space, "td3")
-    check_numbers(config, RANGES)
+    check_actor_critic(config, TD3Config, RANGES, observation_space, action_space, "td3")
     check_hidden_sizes(config.hidden_sizes, at_least=1)
-    observations, size = width(layout(observation_space)), math.prod(action_space.shape or ())
-    outputs = size
-    count = num_parameters(observations, *config.hidden_sizes, outputs)
-    count += 2 * num_parameters(observations + size, *config.hidden_sizes, 1)
-    check_network_memory(config, count, COPIES, observations, outputs)
+    if not own_networks:
+        check_vectors(observation_space)
+        observations, size = width(layout(observation_space)), math.prod(action_space.shape or ())
+        outputs = size
+        count = num_parameters(observations, *config.hidden_sizes, outputs)
+        count += 2 * num_parameters(observations + size, *config.hidden_sizes, 1)
+        check_network_memory(config, count, COPIES, observations, outputs)
     if isinstance(config.policy_delay, bool) or not isinstance(config.policy_delay, int) or config.policy_delay < 1:
         raise BadInput(f"policy_delay is {config.policy_delay}: it must be a whole number of at least 1")
 
 
-@functools.partial(jax.jit, static_argnames=("low", "high", "obs_dim"))
-def _fresh_state(
-    key: Array, config: TD3Config, low: tuple[float, ...], high: tuple[float, ...], obs_dim: int
-) -> TD3State:
+@functools.partial(jax.jit, static_argnames=("actor", "critic", "task"))
+def _fresh_state(key: Array, config: TD3Config, actor: nn.Module, critic: nn.Module, task: BoxTask) -> TD3State:
     """Jitted, because initialisers run one by one would each be compiled on their own."""
     actor_key, *critic_keys, key = jax.random.split(key, 4)
-    dtype = jnp.result_type(float)
-    obs, action = jnp.zeros((1, obs_dim), dtype), jnp.zeros((1, len(low)), dtype)
-    actor, act = apply_function(DeterministicActor, config.hidden_sizes, low, high, dtype)
-    critic, value = apply_function(JoinedActionValue, config.hidden_sizes, dtype)
-    tx = adam(ADAM_EPS, flat=False)
+    dtype, tx = jnp.result_type(float), adam(ADAM_EPS, flat=False)
+    obs, action = jnp.zeros((1, task.obs_dim), dtype), jnp.zeros((1, task.action_dim), dtype)
+    critics = tuple(critic.init(each, obs, action) for each in critic_keys)
     return TD3State(
-        actor=TargetTrainState.fresh(act, actor.init(actor_key, obs), tx),
-        critic=TargetTrainState.fresh(Twin(value), tuple(critic.init(each, obs, action) for each in critic_keys), tx),
+        actor=TargetLearner.fresh(Apply(actor), actor.init(actor_key, obs), tx),
+        critic=TargetLearner.fresh(ApplyTwice(critic), critics, tx),
         key=key,
         num_updates=jnp.zeros((), jnp.int32),
         config=config,
+        task=task,
     )

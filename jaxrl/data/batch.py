@@ -11,7 +11,7 @@ from jaxrl.data.transition import Transition
 from jaxrl.errors import BadInput
 
 
-def weigh(rows: Transition, name: str, axes: str, dtype: Any) -> tuple[Transition, Array]:
+def mask_invalid(rows: Transition, name: str, axes: str, dtype: Any) -> tuple[Transition, Array]:
     """The rows in the parameters' type, and the weight of each: 1, or 0 where it is not valid.
 
     What stands in a row that is not valid, NaN included, is replaced by zeros, because 0 * NaN would still be NaN.

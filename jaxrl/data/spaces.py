@@ -45,7 +45,7 @@ def layout(space: spaces.Space) -> Layout:
     """Returns all that is needed to flatten the observations of a space.
 
     Raises:
-      BadInput: the space or a part of it is of a kind that is not supported, is empty, or holds images.
+      BadInput: the space or a part of it is of a kind that is not supported, or is empty.
     """
     if isinstance(space, spaces.Dict | spaces.Tuple):
         if not space.spaces:
@@ -67,11 +67,6 @@ def layout(space: spaces.Space) -> Layout:
     if isinstance(space, spaces.MultiBinary):
         return Binary(shape)
     if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(shape) > 1:
-            raise BadInput(
-                f"observation space of pixels, {shape} uint8, is not supported: the networks are fully connected "
-                "and want a vector of features"
-            )
         return shape
     sizes = space.n if isinstance(space, spaces.Discrete) else space.nvec
     found = OneHot(shape, *(tuple(map(int, np.ravel(numbers))) for numbers in (sizes, space.start)))

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 from typing import Any
 
-from jaxrl.algos import ddpg, ppo
+from jaxrl.algos import ddpg, ppo, ppo_config
 from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings, add_noise, check_row
 from jaxrl.errors import BadInput
 from jaxrl.runs import presets
@@ -20,7 +20,7 @@ def _check_ppo(run: Any) -> None:
         )
 
 
-def _anneal(config: ppo.PPOConfig, updates: float) -> ppo.PPOConfig:
+def _anneal(config: ppo_config.PPOConfig, updates: float) -> ppo_config.PPOConfig:
     """The config that anneals over `updates` updates, where anything anneals."""
     if not (config.anneal_learning_rate or config.anneal_clip):
         return config
@@ -40,7 +40,7 @@ def _check_ddpg(run: Any) -> None:
 
 PPO = Algorithm(
     name="ppo",
-    config=ppo.PPOConfig,
+    config=ppo_config.PPOConfig,
     settings=OnPolicySettings,
     init=ppo.ppo_init,
     act=ppo.ppo_act,

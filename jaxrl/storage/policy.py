@@ -1,10 +1,13 @@
 """A trained policy on its own: a folder that holds all it takes to act, and nothing of how it was learned."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
@@ -13,17 +16,22 @@ from jaxrl.algos.networks import (
     DeterministicActor,
     GaussianActor,
     MultiCategoricalActor,
-    apply_function,
+    SquashedGaussianActor,
     host_policy,
 )
+from jaxrl.algos.own_networks import check_module, networks_for
 from jaxrl.data.normalize import Moments, Normalizer, observer
-from jaxrl.data.spaces import describe, layout, layout_from_json, layout_to_json, rows_of
+from jaxrl.data.space_records import space_from_json, space_to_json
+from jaxrl.data.spaces import describe, layout, layout_from_json, layout_to_json, rows_of, width
+from jaxrl.envs.registry import find_callable
 from jaxrl.errors import BadInput
+from jaxrl.ops.distributions import Deterministic
 from jaxrl.storage.files import load_arrays, save_tree, write_atomically
 
 FORMAT = 2
-ACTORS = {
-    module.__name__: module for module in (CategoricalActor, MultiCategoricalActor, GaussianActor, DeterministicActor)
+ACTORS: dict[str, Any] = {
+    module.__name__: module
+    for module in (CategoricalActor, MultiCategoricalActor, GaussianActor, SquashedGaussianActor, DeterministicActor)
 }
 
 
@@ -37,21 +45,24 @@ class Policy:
       notes: what else the bundle records: versions, and the evaluation it had.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], notes: dict[str, Any]) -> None:
-        """Puts a policy together from the arrays and the notes of a bundle, which `load_policy` reads."""
-        self._arrays = arrays
+    def __init__(self, arrays: dict[str, np.ndarray], notes: dict[str, Any], actor: nn.Module | None = None) -> None:
+        """Puts a policy together from the arrays and the notes of a bundle, which `load_policy` reads, and the network
+        where it is a user's own."""
+        self._arrays, self._actor = arrays, actor
         self.env: str = notes["env"]
         self.wrapper: tuple[str, ...] = tuple(notes.get("wrapper", ()))
         self.notes = notes
-        self.deterministic: bool = notes["actor"] == DeterministicActor.__name__
-        settings = dict(notes["settings"], dtype=np.dtype(notes["settings"]["dtype"]))
-        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-        _, apply = apply_function(ACTORS[notes["actor"]], *settings.values())
+        self._layout = layout_from_json(notes["observation"])
         params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
-        self._policy = host_policy(apply, params)
+        if actor is not None:
+            _check_fits(actor, params, width(self._layout))
+        self._policy = host_policy(_built_in(notes) if actor is None else actor, params)
+        self.deterministic: bool = notes["actor"] == DeterministicActor.__name__
+        if actor is not None:
+            example = np.zeros((1, width(self._layout)), np.float32)
+            self.deterministic = isinstance(self._policy(example), Deterministic)
         obs = Moments(arrays["obs.seen"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
         self._see = observer(Normalizer(obs, None, np.zeros(0)))
-        self._layout = layout_from_json(notes["observation"])
         self._bounds = (arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
         self._action_shape = tuple(notes["action_shape"])
         # Older bundles do not say the type.
@@ -59,7 +70,7 @@ class Policy:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, also one in another process, is put together from the same arrays and notes."""
-        return type(self), (self._arrays, self.notes)
+        return type(self), (self._arrays, self.notes, self._actor)
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Raises BadInput unless an environment with these spaces is one that this policy can act in."""
@@ -119,26 +130,27 @@ def save_policy(
     observation_space: spaces.Space,
     action_space: spaces.Space,
     notes: dict[str, Any],
+    networks: str | None = None,
 ) -> None:
     """Writes a policy bundle: `policy.json`, to be read, and `policy.npz`, the arrays.
 
     Args:
       folder: made where missing; what it holds is replaced.
-      actor: TrainState of the actor.
+      actor: the actor's learner.
       normalizer: statistics that the policy's observations are standardised with.
       env: the environment's id.
       observation_space, action_space: those of one environment.
       notes: anything else to record, JSON-able.
+      networks: how the actor was named, `module:callable`, where it is a user's own; it is not imported here.
     """
-    module = actor.apply_fn.__self__
-    settings = {name: getattr(module, name) for name in module.__dataclass_fields__ if name not in ("parent", "name")}
-    settings["dtype"] = np.dtype(settings["dtype"]).name
     about = {
         "format": FORMAT,
         "env": env,
-        "actor": type(module).__name__,
-        "settings": settings,
+        **_named(actor),
+        "networks": networks,
         "observation": layout_to_json(layout(observation_space)),
+        "observation_space": space_to_json(observation_space),
+        "action_space": space_to_json(action_space),
         "action": _action_kind(action_space),
         "action_shape": action_space.shape or (),
         "action_dtype": np.dtype(action_space.dtype).name,
@@ -154,18 +166,28 @@ def save_policy(
     write_atomically(folder / "policy.json", lambda file: file.write(json.dumps(about, indent=2).encode() + b"\n"))
 
 
-def load_policy(path: str | Path) -> Policy:
+def load_policy(
+    path: str | Path, *, actor: nn.Module | None = None, networks: str | Callable[..., Any] | None = None
+) -> Policy:
     """Reads a policy that a run left behind; it needs neither the run nor the environment.
+
+    A network of your own is not in the bundle, nor is its code imported unasked: name it again, by one of two.
 
     Args:
       path: a run's folder (its best policy, or the latest if no evaluation chose one), or a bundle's.
+      actor: the Flax module that the actor was made from.
+      networks: a function from the observation and the action space to `(actor, critic)`, or its name,
+        `module:callable`, which is imported.
 
     Returns:
       A callable: raw observations in, environment actions out.
 
     Raises:
-      BadInput: there is no policy, or it is damaged or of an unknown kind.
+      BadInput: there is no policy, or it is damaged or of an unknown kind; or its network is your own and not given, or
+        the one that is given has other parameters.
     """
+    if actor is not None and networks is not None:
+        raise BadInput("actor and networks are both given: one of them names the network, leave the other off")
     path = Path(path)
     candidates = [path, path / "policy" / "best", path / "policy" / "latest"]
     folder = next((folder for folder in candidates if (folder / "policy.npz").is_file()), None)
@@ -173,12 +195,63 @@ def load_policy(path: str | Path) -> Policy:
         raise BadInput(f"there is no policy in {path}: give a run's folder, or a policy's with a policy.npz in it")
     # Caches of model hubs keep links; what they lead to is data only, and its digest is checked.
     arrays, notes = load_arrays((folder / "policy.npz").resolve())
-    if notes.get("format") != FORMAT or notes.get("actor") not in ACTORS:
+    own = ":" in str(notes.get("actor"))
+    if notes.get("format") != FORMAT or not (own or notes.get("actor") in ACTORS):
         raise BadInput(f"{folder} holds a policy of an unknown kind: this version of jaxrl reads format {FORMAT}")
+    if own and actor is None and networks is None:
+        how = "actor=MODULE" if notes.get("networks") is None else f"networks={notes['networks']!r}"
+        raise BadInput(f"{folder} holds a policy with a network of your own, {notes['actor']}: load it with {how}")
     try:
-        return Policy(arrays, notes)
+        return Policy(arrays, notes, actor if networks is None else _actor_of(networks, notes))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{folder} holds a policy whose description is incomplete: {error}") from error
+
+
+def _named(actor: Any) -> dict[str, Any]:
+    """How a bundle names an actor: a built-in one by its class and its settings, a user's own by its class alone, and
+    one of a plain TrainState by its function."""
+    module = getattr(actor, "module", None)
+    kind = type(module) if module is not None else actor.apply_fn
+    if ACTORS.get(getattr(kind, "__name__", "")) is not kind:
+        return {"actor": f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', repr(kind))}"}
+    settings = {name: getattr(module, name) for name in kind.__dataclass_fields__ if name not in ("parent", "name")}
+    return {"actor": kind.__name__, "settings": settings | {"dtype": np.dtype(settings["dtype"]).name}}
+
+
+def _built_in(notes: dict[str, Any]) -> nn.Module:
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in notes["settings"].items()}
+    return ACTORS[notes["actor"]](**settings | {"dtype": np.dtype(settings["dtype"])})
+
+
+def _actor_of(networks: str | Callable[..., Any], notes: dict[str, Any]) -> nn.Module | None:
+    """The actor that a user's function makes for the recorded spaces; None if it is a built-in one."""
+    if "observation_space" not in notes:
+        raise BadInput("networks needs the spaces, which this older policy does not record: load it with actor=MODULE")
+    make = find_callable(networks, "networks") if isinstance(networks, str) else networks
+    actor, _ = networks_for(make, *(space_from_json(notes[name]) for name in ("observation_space", "action_space")))
+    if actor is None and "settings" not in notes:
+        raise BadInput(f"networks gives None for the actor: it must give the {notes['actor']} that was trained")
+    return actor
+
+
+def _check_fits(actor: nn.Module, params: Any, obs_dim: int) -> None:
+    """Raises BadInput unless the parameters of a bundle are those of this network."""
+    check_module("actor", actor)
+    obs = jax.ShapeDtypeStruct((1, obs_dim), jnp.float32)
+    try:
+        wanted = jax.eval_shape(actor.init, jax.eval_shape(jax.random.key, 0), obs)
+    except Exception as error:  # Of the user's own code.
+        raise BadInput(f"actor {type(actor).__name__} cannot take the bundle's observations: {error}") from error
+    wanted, found = (
+        {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+        for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (wanted, params))
+    )
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            raise BadInput(
+                f"actor {type(actor).__name__} has {name} of shape {wanted.get(name)}, and the bundle of shape "
+                f"{found.get(name)}: it must be the network that was trained"
+            )
 
 
 def _action_kind(space: spaces.Space) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from jaxrl.algos.networks import host_policy
+from jaxrl.algos.networks import policy_of
 from jaxrl.data.normalize import observer
 from jaxrl.data.spaces import describe, layout
 from jaxrl.envs.vector import Envs, Fault, FinishedEpisode, make_envs, steps_natively
@@ -119,7 +119,8 @@ def _make(run: RunConfig, training_envs: Envs) -> Envs:
 
 def noise_free(training: Training) -> Callable[[np.ndarray], np.ndarray]:
     """The policy as it stands, from raw observations to its most probable actions."""
-    see, policy = observer(training.normalizer), host_policy(training.state.actor.apply_fn, training.state.actor.params)
+    actor = training.state.actor
+    see, policy = observer(training.normalizer), policy_of(actor, actor.params)
 
     def act(obs: np.ndarray) -> np.ndarray:
         distribution = policy(see(obs))

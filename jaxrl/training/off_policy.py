@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from gymnasium import spaces
 from jax.flatten_util import ravel_pytree
 
 from jaxrl.data.normalize import normalizer_init
@@ -17,7 +16,7 @@ from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
 from jaxrl.runs.streams import EXPLORATION, NETWORK, stream, stream_key
 from jaxrl.training.runner import Runner
-from jaxrl.training.scheduler import Loop, Programs, Store, Update, metrics_row, step_count, take_step
+from jaxrl.training.scheduler import Loop, Programs, Store, Update, action_bounds, metrics_row, step_count, take_step
 
 
 def prepare(run: RunConfig, envs: Envs) -> Training:
@@ -65,14 +64,18 @@ def off_policy(
     """
     if run.resume is None:
         runner.say(_plan(run))
+    bounds = action_bounds(training.envs)
+    assert bounds is not None
     while runner.after_update():
         policy, is_random = policy_now(), training.step < run.loop.learning_starts
         due = not is_random and training.steps_due >= training.envs.num_envs
         training.steps_due -= training.envs.num_envs if due else 0
         yield Update(due=due)
-        action, env_action = (
-            _random(training) if is_random else run.row.explore(policy(training.envs.obs), training.rng, run.loop)
-        )
+        if is_random:
+            action = env_action = _random(training, bounds)
+        else:
+            output = policy(training.envs.obs)
+            action, env_action = run.row.explore(output, training.rng, run.loop, bounds)
         transition = take_step(training, runner, env_action)._replace(action=action)
         training.steps_due += 0 if is_random else step_count(training, transition)
         yield Store(transition)
@@ -81,14 +84,10 @@ def off_policy(
 LOOP = Loop(prepare, programs, off_policy)
 
 
-def _random(training: Training) -> tuple[np.ndarray, np.ndarray]:
-    """Actions that are uniform between the bounds, as they are recorded and as the environments get them."""
-    space = training.envs.action_space
-    assert isinstance(space, spaces.Box)
-    low, high = space.low.ravel(), space.high.ravel()
+def _random(training: Training, bounds: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Actions that are uniform between the bounds."""
     with np.errstate(all="ignore"):
-        action = training.rng.uniform(low, high, (training.envs.num_envs, len(low))).astype(np.float32)
-    return action, action
+        return training.rng.uniform(*bounds, (training.envs.num_envs, len(bounds[0]))).astype(np.float32)
 
 
 def _flat(state: Any) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxrl.algos.checks import check_fits
-from jaxrl.algos.networks import host_policy
+from jaxrl.algos.networks import policy_of
 from jaxrl.data.normalize import normalize_rollout, normalizer_init, observer
 from jaxrl.data.transition import Transition
 from jaxrl.envs.vector import Envs
@@ -17,7 +17,7 @@ from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
 from jaxrl.runs.streams import EXPLORATION, NETWORK, stream, stream_key
 from jaxrl.training.runner import Runner
-from jaxrl.training.scheduler import Loop, Programs, Update, metrics_row, take_step
+from jaxrl.training.scheduler import Loop, Programs, Update, action_bounds, metrics_row, take_step
 from jaxrl.training.scheduler import programs as whole
 
 
@@ -71,10 +71,11 @@ def _collect(run: RunConfig, training: Training, runner: Runner, policy: Callabl
     half that reads them, so nothing is written before that is through; the critic's half has rows of its own.
     """
     envs, rollout, explore = training.envs, training.rollout, run.row.explore
+    bounds = action_bounds(envs)
     assert rollout is not None
     see = observer(training.normalizer)
     for t in range(training.rows, len(rollout.reward)):
-        action, env_action = explore(policy(see(envs.obs)), training.rng, run.loop)
+        action, env_action = explore(policy(see(envs.obs)), training.rng, run.loop, bounds)
         transition = take_step(training, runner, env_action)._replace(action=action)
         for column, row in zip(rollout, transition, strict=True):
             if column is not None:
@@ -101,11 +102,11 @@ def _empty_rollout(run: RunConfig, state: Any, envs: Envs) -> Transition:
     """Arrays `(T, N)` for what the environments give. They must fit into memory with the policy of each row, old and
     new, from which an update has its divergence; one step's may be too many already, so nothing is made before."""
     num_steps = run.loop.num_steps
-    output = jax.tree.leaves(jax.eval_shape(run.row.act, state, envs.obs))
-    row_bytes = 2 * envs.obs.nbytes + 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in output) + 16 * envs.num_envs
+    policy = jax.tree.leaves(jax.eval_shape(run.row.act, state, envs.obs))
+    row_bytes = 2 * envs.obs.nbytes + 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in policy) + 16 * envs.num_envs
     check_fits(f"a rollout of num_steps {num_steps:,} x num_envs {envs.num_envs:,}", num_steps * row_bytes)
-    policy = host_policy(state.actor.apply_fn, state.actor.params)
-    action, _ = run.row.explore(policy(envs.obs), np.random.default_rng(0), run.loop)
+    output = policy_of(state.actor, state.actor.params)(envs.obs)
+    action, _ = run.row.explore(output, np.random.default_rng(0), run.loop, action_bounds(envs))
     number, flag = np.zeros(envs.num_envs, np.float32), np.zeros(envs.num_envs, bool)
     rows = envs.obs, action, number, envs.obs, flag, flag, flag if envs.marks_valid else None
     return Transition(*(None if row is None else np.zeros((num_steps, *row.shape), row.dtype) for row in rows))

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium import spaces
 
 from jaxrl.algos.algorithm import Algorithm, check_metrics
-from jaxrl.algos.networks import host_policy
+from jaxrl.algos.networks import policy_of
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.transition import Transition
 from jaxrl.envs.vector import Envs
@@ -123,6 +124,12 @@ def take_step(training: Training, runner: Runner, env_action: Any) -> Transition
     return transition
 
 
+def action_bounds(envs: Envs) -> tuple[np.ndarray, np.ndarray] | None:
+    """The lowest and the highest actions of a Box, `(A,)` each, in its type; None for another space."""
+    space = envs.action_space
+    return (space.low.ravel(), space.high.ravel()) if isinstance(space, spaces.Box) else None
+
+
 def step_count(training: Training, transition: Transition) -> int:
     """How many environments took a step."""
     return training.envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
@@ -141,7 +148,7 @@ class _Actors:
 
     def __init__(self, programs: Programs, states: Stack) -> None:
         self._programs, self._size = programs, states.size
-        self._apply_fn = states.tree.actor.apply_fn
+        self._actor = states.tree.actor
         acting = programs.acting if states.size == 1 else jax.vmap(programs.acting)
         self.latest = acting(states.tree)
         self._fetched: tuple[Any, Any] = None, None  # What was fetched last, on the device and in NumPy.
@@ -164,7 +171,7 @@ class _Actors:
         acting = self._fetched[1]
         if self._size > 1:
             acting = jax.tree.map(lambda leaf: leaf[place], acting)
-        return host_policy(self._apply_fn, self._programs.params_of(acting))
+        return policy_of(self._actor, self._programs.params_of(acting))
 
 
 def _for_size(programs: Programs, size: int) -> Programs:

@@ -7,7 +7,8 @@ import pytest
 from gymnasium import spaces
 
 from jaxrl import DDPGConfig, PPOConfig, Transition, ddpg_init, ddpg_update, ppo_act, ppo_init, ppo_update
-from jaxrl.algos.networks import apply_function, host_policy, product
+from jaxrl.algos.matmul import product
+from jaxrl.algos.networks import host_policy
 
 OBSERVATIONS = spaces.Box(-np.inf, np.inf, (5,))
 
@@ -31,7 +32,7 @@ def test_the_host_acts_as_the_kernel_recomputes(tolerance, name, sizes):
     # Weights as after training, not near zero.
     actor = state.actor.replace(params=jax.tree.map(lambda x: x * 2 + 0.1, state.actor.params))
     obs = np.random.default_rng(0).normal(size=(7, 5)).astype(actor.params["params"]["mlp"]["Dense_0"]["bias"].dtype)
-    ours, theirs = host_policy(actor.apply_fn, actor.params)(obs), ppo_act(state.replace(actor=actor), obs)
+    ours, theirs = host_policy(actor.module, actor.params)(obs), ppo_act(state.replace(actor=actor), obs)
     assert type(ours) is type(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert isinstance(a, np.ndarray)
@@ -47,10 +48,10 @@ def test_the_host_acts_as_the_kernel_recomputes(tolerance, name, sizes):
 
 def test_equal_settings_give_the_same_objects():
     states = [ppo_init(jax.random.key(k), PPOConfig(), OBSERVATIONS, spaces.Discrete(2)) for k in (0, 1)]
+    assert states[0].actor.module is states[1].actor.module
     assert states[0].actor.apply_fn is states[1].actor.apply_fn
     assert states[0].actor.tx is states[1].actor.tx
-    module = states[0].actor.apply_fn.__self__
-    assert apply_function(type(module), (64, 64), 2, 0, module.dtype)[0] is module
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 
 
 def precisions(jaxpr):

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from oracles import Adam, Net, TwinCritics, assert_equal, assert_near
 
 from jaxrl import BadInput, TD3Config, Transition, td3_act, td3_init, td3_update
-from jaxrl.algos.td3 import METRICS
+from jaxrl.algos.td3 import METRICS, smoothed
 from jaxrl.ops.returns import td_target
 
 B, S, A = 48, 3, 2
@@ -146,13 +146,11 @@ def test_with_equal_critics_no_noise_and_no_delay_the_target_is_ddpgs(float64):
 
 def test_smoothed_target_actions_stay_within_the_bounds_and_the_noise_within_its_own():
     """A critic that returns its action shows what the target saw: with reward 0, the target is gamma times that."""
-    from jaxrl.algos.td3 import _smoothed
-
     state = fresh(SMALL.replace(policy_noise=5.0, noise_clip=0.5))
     middle = jnp.broadcast_to((ACTIONS.low + ACTIONS.high) / 2, (1000, A))
-    noisy = np.asarray(_smoothed(state, middle, jax.random.key(3)))
+    noisy = np.asarray(smoothed(state, middle, jax.random.key(3)))
     np.testing.assert_allclose(noisy.max(0), np.asarray(middle[0]) + 0.5 * (ACTIONS.high - ACTIONS.low) / 2, rtol=1e-5)
-    at_the_edge = np.asarray(_smoothed(state, jnp.broadcast_to(ACTIONS.high, (1000, A)), jax.random.key(3)))
+    at_the_edge = np.asarray(smoothed(state, jnp.broadcast_to(ACTIONS.high, (1000, A)), jax.random.key(3)))
     assert all(ACTIONS.contains(action) for action in at_the_edge)
 
 

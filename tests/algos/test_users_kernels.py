@@ -39,7 +39,7 @@ from jaxrl import (
     td_target,
     train,
 )
-from jaxrl.data.batch import weigh
+from jaxrl.data.batch import mask_invalid
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.errors import NotSaved
 from jaxrl.loggers.logger import Evaluation
@@ -230,7 +230,7 @@ def as_numbers(data, kind):
 @pytest.mark.parametrize("data, axes", [(rollout(), "TN"), (batch(), "B")], ids=["rollout", "batch"])
 def test_flags_may_be_0_and_1(data, axes, kind):
     numbers = as_numbers(data, kind)
-    assert same(weigh(numbers, "it", axes, jnp.float32), weigh(data, "it", axes, jnp.float32))
+    assert same(mask_invalid(numbers, "it", axes, jnp.float32), mask_invalid(data, "it", axes, jnp.float32))
 
 
 def test_updates_take_flags_that_are_0_and_1():

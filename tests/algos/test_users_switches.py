@@ -48,7 +48,6 @@ from jaxrl.algos.networks import (
     DeterministicActor,
     GaussianActor,
     MultiCategoricalActor,
-    apply_function,
     host_policy,
 )
 from jaxrl.data.normalize import Moments, Normalizer, moments_init, moments_update, normalize_rollout, observer
@@ -176,7 +175,7 @@ EAGER_KERNELS = {
     "stream_key": lambda g: stream_key(3, 0),
     "policy.sample": lambda g: [g[kind][0].sample(np.random.default_rng(0)) for kind in POLICIES],
     "policy.to_env": lambda g: [g[kind][0].to_env(g[kind][1]) for kind in POLICIES],
-    "host_policy": lambda g: host_policy(g["ddpg"].actor.apply_fn, g["ddpg"].actor.params)(numbers(0, 2, S)),
+    "host_policy": lambda g: host_policy(g["ddpg"].actor.module, g["ddpg"].actor.params)(numbers(0, 2, S)),
 }  # fmt: skip
 
 
@@ -447,10 +446,11 @@ ACTORS = {
 
 def on_host(name, weight):
     """The host policy of an actor whose parameters all are `weight`, asked at observations of 1e-30."""
-    module, apply = apply_function(*ACTORS[name], np.dtype(np.float32))
+    kind, *settings = ACTORS[name]
+    module = kind(*settings, np.dtype(np.float32))
     shapes = jax.eval_shape(module.init, jax.random.key(0), TINY32)
     params = jax.tree.map(lambda leaf: np.full(leaf.shape, weight, leaf.dtype), shapes)
-    return host_policy(apply, params)(np.full((2, S), 1e-30, np.float32))
+    return host_policy(module, params)(np.full((2, S), 1e-30, np.float32))
 
 
 def sampled(policy):

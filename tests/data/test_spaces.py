@@ -13,7 +13,7 @@ from settings import run_config
 
 from jaxrl import BadInput, DDPGConfig, PPOConfig, ddpg_init, load_policy, make_envs, ppo_init, train
 from jaxrl.algos.networks import host_policy
-from jaxrl.algos.ppo import num_outputs
+from jaxrl.algos.ppo_config import num_outputs
 from jaxrl.cli.main import evaluate_command, train_command
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.spaces import describe, flatten, layout, width
@@ -98,7 +98,7 @@ def acted(tmp_path, init, config, observations, actions):
     make = functools.partial(Strict, observations, actions)
     envs, rng = make_envs(make, 3, 0), np.random.default_rng(0)
     state = init(jax.random.key(0), config, envs.observation_space, envs.action_space)
-    policy = host_policy(state.actor.apply_fn, state.actor.params)
+    policy = host_policy(state.actor.module, state.actor.params)
     normalizer = normalizer_init(envs.obs.shape[1], 3, False, False)
     save_policy(tmp_path, state.actor, normalizer, "Strict-v0", envs.observation_space, envs.action_space, {})
     loaded = load_policy(tmp_path)
@@ -219,6 +219,7 @@ REFUSED = [
     (spaces.Dict({}), spaces.Discrete(2), "observation space Dict is empty"),
     (spaces.Dict({1: spaces.Box(0, 1, (2,))}), spaces.Discrete(2), "key 1: its keys must be strings"),
     (spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Discrete(2), "pixels"),
+    (spaces.Tuple([spaces.Box(0, 255, (8, 8, 3), np.uint8)]), spaces.Discrete(2), "pixels"),
     (spaces.Box(-1.0, 1.0, (2,)), spaces.Tuple([spaces.Discrete(2)]), "action space Tuple"),
     (spaces.Box(-1.0, 1.0, (2,)), spaces.Dict(a=spaces.Discrete(2)), "action space Dict"),
     (spaces.Box(-1.0, 1.0, (2,)), spaces.Box(0, 4, (2,), np.int64), "MultiDiscrete"),

@@ -279,11 +279,8 @@ def test_an_advantage_does_not_run_on_across_a_fault():
         def on_host(self, params, obs):
             return types.SimpleNamespace(sample=lambda rng: np.zeros((2, 1), np.float32), to_env=lambda action: action)
 
-        def apply(self):
-            raise NotImplementedError
-
     envs = make_envs(planned([{3: ("reward", np.nan), 5: ("reward", np.nan)}, {}]), 2, 0, on_fault="reset")
-    actor = types.SimpleNamespace(apply_fn=Policy().apply, params={"params": {}})
+    actor = types.SimpleNamespace(module=Policy(), params={"params": {}})
     normalizer = normalizer_init(2, 2, False, True)
     normalizer.discounted[:] = 7.0
     learner = Stack([types.SimpleNamespace(actor=actor)])

@@ -52,7 +52,7 @@ def kept(folder):
     parts = [f"replay-{first:012d}-{last:012d}.npz" for first, last, _ in notes["segments"]]
     rows = [load_arrays(Path(folder) / "checkpoints" / part)[0] for part in parts]
     for name in rows[0] if rows else ():
-        arrays[name] = np.concatenate([part[name] for part in rows])[-RUNS["ddpg"].buffer_size :]
+        arrays[name] = np.concatenate([part[name] for part in rows])[-RUNS["ddpg"].loop.buffer_size :]
     notes = {name: note for name, note in notes.items() if name not in ("wall_time", "segments")}
     notes["evaluations"] = [each[:-1] for each in notes["evaluations"]]
     return arrays, notes

@@ -1,0 +1,83 @@
+"""SAC's settings: what each number means, which may be, and what cannot work together."""
+
+import math
+
+import jax
+import numpy as np
+from flax import struct
+from gymnasium import spaces
+
+from jaxrl.algos.checks import (
+    FRACTION,
+    LARGEST,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RATE,
+    check_actor_critic,
+    check_hidden_sizes,
+    check_network_memory,
+    check_vectors,
+)
+from jaxrl.algos.networks import num_parameters
+from jaxrl.data.spaces import layout, width
+from jaxrl.errors import BadInput
+
+COPIES = 5  # Of each parameter: itself, its target, its gradient and Adam's two moments.
+RANGES = {
+    "gamma": FRACTION,
+    "tau": FRACTION,
+    "actor_learning_rate": RATE,
+    "critic_learning_rate": RATE,
+    "alpha_learning_rate": RATE,
+    "initial_alpha": NOT_NEGATIVE,
+    "target_entropy": (-LARGEST, LARGEST),
+    "max_grad_norm": POSITIVE,
+}
+
+
+class SACConfig(struct.PyTreeNode):
+    """Numbers and structure that an update reads. Numbers are leaves: changing one compiles nothing anew.
+    `hidden_sizes` is static."""
+
+    gamma: float = 0.99
+    """Discount per step."""
+    tau: float = 0.005
+    """How far the target critics follow at each update: 0 never, 1 at once."""
+    actor_learning_rate: float = 3e-4
+    """Adam's learning rate for the actor."""
+    critic_learning_rate: float = 3e-4
+    """Adam's learning rate for both critics."""
+    alpha_learning_rate: float | None = 3e-4
+    """Adam's learning rate for the logarithm of the temperature; none keeps the temperature at initial_alpha."""
+    initial_alpha: float = 1.0
+    """The temperature alpha at first: what a nat of entropy is worth, in units of the reward."""
+    target_entropy: float | None = None
+    """Entropy (nats) of actions scaled to [-1, 1] that the temperature aims at; none for minus the action's size."""
+    max_grad_norm: float | None = None
+    """Bound on the global norm of each gradient (that of both critics is one); none for no bound."""
+    hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(256, 256))
+    """Widths of the ReLU layers, of the actor and of each critic."""
+
+
+def check_config(
+    config: SACConfig, observation_space: spaces.Space, action_space: spaces.Space, own_networks: bool = False
+) -> None:
+    """Raises BadInput, in one line, if SAC with this config cannot learn on these spaces as asked."""
+    check_actor_critic(config, SACConfig, RANGES, observation_space, action_space, "sac")
+    check_hidden_sizes(config.hidden_sizes, at_least=1)
+    if not own_networks:
+        check_vectors(observation_space)
+        observations, size = width(layout(observation_space)), math.prod(action_space.shape or ())
+        outputs = 2 * size
+        count = num_parameters(observations, *config.hidden_sizes, outputs)
+        count += 2 * num_parameters(observations + size, *config.hidden_sizes, 1)
+        check_network_memory(config, count, COPIES, observations, outputs)
+    learned = config.alpha_learning_rate is not None
+    if (
+        learned
+        and not isinstance(config.initial_alpha, jax.core.Tracer)
+        and not np.all(np.asarray(config.initial_alpha) > 0)
+    ):
+        raise BadInput(
+            "initial_alpha is 0, whose logarithm cannot be learned: it must be positive, or alpha_learning_rate none"
+        )
