@@ -49,6 +49,7 @@ _HOME = {
     "OnPolicySettings": "algos.algorithm",
     "OffPolicySettings": "algos.algorithm",
     "register": "runs.algorithms",
+    "Logger": "loggers.logger",
     "make_envs": "envs.vector",
     "RunConfig": "runs.config",
     "train": "training.train",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from jaxrl.data.transition import Transition
     from jaxrl.envs.vector import make_envs
     from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
+    from jaxrl.loggers.logger import Logger
     from jaxrl.ops.distributions import (
         Categorical,
         Deterministic,

@@ -26,12 +26,23 @@ THREADS = (
     "1 is faster. The variable NPROC, where it is set, decides instead."
 )
 TASK = (
-    *("algo", "env", "wrapper", "env_backend", "env_timeout", "on_fault", "num_envs", "total_steps", "seed"),
+    *(
+        "algo",
+        "env",
+        "wrapper",
+        "networks",
+        "env_backend",
+        "env_timeout",
+        "on_fault",
+        "num_envs",
+        "total_steps",
+        "seed",
+    ),
     *("num_seeds", "sweep"),
 )
 OUTPUT = "checkpoint_every", "log_every", "run_dir", "init_from", "resume"
 # From Python an environment may be a function too; a flag takes names.
-NAMED = {"env": str, "eval_env": str | None, "wrapper": tuple[str, ...]}
+NAMED = {"env": str, "eval_env": str | None, "wrapper": tuple[str, ...], "networks": str | None}
 
 
 def train_flags(run: RunConfig) -> Any:
@@ -90,6 +101,8 @@ class EvaluateFlags:
     """Gymnasium id to run in; none for the one trained in."""
     wrapper: tuple[str, ...] = ()
     """Wrappers around the environment, module:callable, the innermost first; none for no wrapper."""
+    networks: str | None = None
+    """Networks of your own that the policy was trained with, module:callable."""
     render: bool = False
     """Show the episodes in a window, one after the other."""
     video: str | None = None

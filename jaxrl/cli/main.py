@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NAMES = (
+    "--algo",
     "--env",
+    "--networks",
     "--eval-env",
     "--wrapper",
     "--run-dir",
@@ -172,10 +174,12 @@ def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
 
 def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it."""
-    parser = _lenient_parser(**{"--resume": None, "--total-steps": str(run.total_steps), "--env": None, "--algo": None})
+    parser = _lenient_parser(
+        **{"--resume": None, "--total-steps": str(run.total_steps), "--env": None, "--algo": None, "--networks": None}
+    )
     parser.add_argument("--wrapper", nargs="*", default=[])
     given, others = _leniently(parser, argv)
-    _check_named(run, given.env, tuple(given.wrapper))
+    _check_named(run, given.env, tuple(given.wrapper), given.networks)
     if others:
         raise BadInput(f"{others[0]} cannot be given with --resume: the run keeps its settings, all but --total-steps")
     try:
@@ -188,10 +192,13 @@ def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     return dataclasses.replace(run, total_steps=total_steps)
 
 
-def _check_named(run: "RunConfig", env: str | None, wrapper: tuple[str, ...]) -> None:
+def _check_named(run: "RunConfig", env: str | None, wrapper: tuple[str, ...], networks: str | None) -> None:
     """What a file names is code to be imported: only whoever gives the command may ask for that."""
     if env is not None and env != run.env:
         raise BadInput(f"--env is {env}, but the run is one on {run.env}: leave it off, or begin a run of its own")
+    if networks != run.networks:
+        remedy = "leave --networks off" if run.networks is None else f"say --networks {run.networks}, if that is right"
+        raise BadInput(f"the run has {run.networks or 'the built-in'} networks: {remedy}")
     imports = any(isinstance(name, str) and ":" in name for name in (run.env, run.eval_env))
     if (imports and env is None) or wrapper != run.wrapper:
         named = " ".join([f"--env {run.env}", *(["--wrapper"] if run.wrapper else []), *map(str, run.wrapper)])
@@ -275,7 +282,7 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     from jaxrl.training.evaluate import MAX_ENVS_IN_TURN, cut_line, evaluate, make_eval_envs
 
     _check_flags(flags)
-    policy = load_policy(flags.run_dir)
+    policy = load_policy(flags.run_dir, networks=flags.networks)
     record = _record_of(flags, policy.notes, policy.wrapper) if flags.recorded else {}
     env, wrapper = _environment_of(flags, record.get("env", policy.env), policy.wrapper)
     episodes, seed = record.get("episodes", flags.episodes or 10), record.get("seeds", flags.seed or 0)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import difflib
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from gymnasium.vector import VectorEnv
@@ -14,6 +15,7 @@ from jaxrl.errors import BadInput
 from jaxrl.runs.algorithms import check_names, configs, find, name_for, register, settings_of
 from jaxrl.runs.convert import shown
 
+Networks = str | Callable[..., tuple[Any, Any]]
 BY_ALGORITHM: Any = "by algorithm"  # A default that the algorithm decides.
 
 
@@ -91,6 +93,9 @@ class RunConfig:
     """Continue the run in this folder."""
     loop: Any = None
     """The loop's settings, such as OnPolicySettings(); none for its defaults."""
+    networks: Networks | None = None
+    """Networks of your own, module:callable, from Python also the callable: a function from the observation and the
+    action space to (actor, critic), Flax modules; none for the built-in ones."""
     algo: str = None  # type: ignore[assignment]
     """The algorithm's name in the table, or package.module:ROW; none for the one that `agent` belongs to."""
 
@@ -257,6 +262,8 @@ def _check_algorithm(run: RunConfig) -> None:
         kinds = " or ".join(configs())
         raise BadInput(f"agent is {shown(run.agent)}: it must be a {kinds}, or the config of an algorithm of your own")
     row = run.row
+    if run.networks is not None and not {"actor", "critic"} <= inspect.signature(row.init).parameters.keys():
+        raise BadInput(f"networks are given, but init of {row.name} takes no actor and critic: leave networks off")
     if getattr(run.loop, "normalize_reward", False) and not hasattr(run.agent, "gamma"):
         raise BadInput(f"normalize_reward needs a discount, and {row.config.__name__} has no gamma: leave it off")
 

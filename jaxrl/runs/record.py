@@ -11,23 +11,24 @@ from jaxrl.algos.algorithm import Algorithm
 from jaxrl.envs.vector import WrapperLike
 from jaxrl.errors import BadInput
 from jaxrl.runs.algorithms import find, is_known, register
-from jaxrl.runs.config import RunConfig
+from jaxrl.runs.config import Networks, RunConfig
 
 
 def run_to_json(run: RunConfig) -> dict[str, Any]:
     """The settings as JSON-able values; an environment that is no id is recorded by name."""
     wrapper = tuple(map(_name_of, run.wrapper))
-    record = dataclasses.asdict(dataclasses.replace(run, env="", eval_env=None, wrapper=wrapper))
+    networks = None if run.networks is None else _name_of(run.networks)
+    record = dataclasses.asdict(dataclasses.replace(run, env="", eval_env=None, wrapper=wrapper, networks=networks))
     loop = record.pop("loop")
     record = json.loads(json.dumps({"algo": run.algo} | record | loop))
     eval_env = run.eval_env if run.eval_env is None or isinstance(run.eval_env, str) else repr(run.eval_env)
     return record | {"env": run.env_name, "eval_env": eval_env}
 
 
-def _name_of(wrapper: WrapperLike) -> str:
-    if isinstance(wrapper, str):
-        return wrapper
-    return f"{wrapper.__module__}:{getattr(wrapper, '__qualname__', type(wrapper).__qualname__)}"
+def _name_of(function: WrapperLike | Networks) -> str:
+    if isinstance(function, str):
+        return function
+    return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
 def run_from_json(record: dict[str, Any]) -> RunConfig:
@@ -41,6 +42,8 @@ def run_from_json(record: dict[str, Any]) -> RunConfig:
     )
     if not isinstance(run.env, str):
         raise TypeError(f"env is {run.env!r}")
+    if not isinstance(run.networks, str | None):
+        raise TypeError(f"networks is {run.networks!r}")
     if not all(isinstance(each, str) for each in run.wrapper):
         raise TypeError(f"wrapper is {run.wrapper!r}")
     for settings in (run, run.agent, run.loop):

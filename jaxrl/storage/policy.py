@@ -211,7 +211,7 @@ def _named(actor: Any) -> dict[str, Any]:
     """How a bundle names an actor: a built-in one by its class and its settings, a user's own by its class alone, and
     one of a plain TrainState by its function."""
     module = getattr(actor, "module", None)
-    kind = type(module) if module is not None else actor.apply_fn
+    kind: Any = type(module) if module is not None else actor.apply_fn
     if ACTORS.get(getattr(kind, "__name__", "")) is not kind:
         return {"actor": f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', repr(kind))}"}
     settings = {name: getattr(module, name) for name in kind.__dataclass_fields__ if name not in ("parent", "name")}

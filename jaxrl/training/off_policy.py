@@ -14,14 +14,24 @@ from jaxrl.envs.vector import Envs
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
-from jaxrl.runs.streams import EXPLORATION, NETWORK, stream, stream_key
+from jaxrl.runs.streams import EXPLORATION, stream
 from jaxrl.training.runner import Runner
-from jaxrl.training.scheduler import Loop, Programs, Store, Update, action_bounds, metrics_row, step_count, take_step
+from jaxrl.training.scheduler import (
+    Loop,
+    Programs,
+    Store,
+    Update,
+    action_bounds,
+    fresh_state,
+    metrics_row,
+    step_count,
+    take_step,
+)
 
 
 def prepare(run: RunConfig, envs: Envs) -> Training:
     """Where a run begins."""
-    state = run.row.init(stream_key(run.seed, NETWORK), run.algorithm_config, envs.observation_space, envs.action_space)
+    state = fresh_state(run, envs)
     obs_dim, action_dim = envs.obs.shape[1], math.prod(envs.action_space.shape or ())
     memory = Stack([replay_init(run.loop.buffer_size, obs_dim, action_dim)])
     rng = np.random.default_rng(stream(run.seed, EXPLORATION))

@@ -15,16 +15,16 @@ from jaxrl.envs.vector import Envs
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
-from jaxrl.runs.streams import EXPLORATION, NETWORK, stream, stream_key
+from jaxrl.runs.streams import EXPLORATION, stream
 from jaxrl.training.runner import Runner
-from jaxrl.training.scheduler import Loop, Programs, Update, action_bounds, metrics_row, take_step
+from jaxrl.training.scheduler import Loop, Programs, Update, action_bounds, fresh_state, metrics_row, take_step
 from jaxrl.training.scheduler import programs as whole
 
 
 def prepare(run: RunConfig, envs: Envs) -> Training:
     """Where a run begins."""
     row, loop = run.row, run.loop
-    state = row.init(stream_key(run.seed, NETWORK), run.algorithm_config, envs.observation_space, envs.action_space)
+    state = fresh_state(run, envs)
     normalizer = normalizer_init(envs.obs.shape[1], envs.num_envs, loop.normalize_obs, loop.normalize_reward)
     rng = np.random.default_rng(stream(run.seed, EXPLORATION))
     rollout = _empty_rollout(run, state, envs)

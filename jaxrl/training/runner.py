@@ -253,8 +253,9 @@ class Runner:
         self._saved = step
 
     def _save_policy(self, name: str, evaluation: Evaluation | None) -> None:
-        training, envs = self.training, self.training.envs
-        notes = {"step": training.step, "evaluation": None, "wrapper": run_to_json(self.run)["wrapper"]}
+        training, envs, record = self.training, self.training.envs, run_to_json(self.run)
+        notes = {"step": training.step, "evaluation": None, "wrapper": record["wrapper"]}
+        notes |= {"networks": record["networks"]}
         if evaluation is not None:
             assert self.evaluator is not None
             notes["evaluation"] = self.evaluator.recipe(evaluation)

@@ -23,8 +23,10 @@ from gymnasium import spaces
 
 from jaxrl.algos.algorithm import Algorithm, check_metrics
 from jaxrl.algos.networks import policy_of
+from jaxrl.algos.own_networks import networks_for
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.transition import Transition
+from jaxrl.envs.registry import find_callable
 from jaxrl.envs.vector import Envs
 from jaxrl.errors import EnvironmentFault, EnvironmentLost
 from jaxrl.runs.config import RunConfig
@@ -91,10 +93,19 @@ class Loop(NamedTuple):
 
 def prepare(run: RunConfig, envs: Envs) -> Training:
     """Where a run with a loop of its own begins: it keeps nothing from one update to the next but the state."""
-    row, spaces = run.row, (envs.observation_space, envs.action_space)
-    state = row.init(stream_key(run.seed, NETWORK), run.algorithm_config, *spaces)
+    state = fresh_state(run, envs)
     rng = np.random.default_rng(stream(run.seed, EXPLORATION))
     return Training(Stack([state]), normalizer_init(envs.obs.shape[1], envs.num_envs, False, False), rng, envs)
+
+
+def fresh_state(run: RunConfig, envs: Envs) -> Any:
+    """The learner that a run begins with."""
+    both = envs.observation_space, envs.action_space
+    own = {}
+    if run.networks is not None:
+        make = find_callable(run.networks, "networks") if isinstance(run.networks, str) else run.networks
+        own = dict(zip(("actor", "critic"), networks_for(make, *both), strict=True))
+    return run.row.init(stream_key(run.seed, NETWORK), run.algorithm_config, *both, **own)
 
 
 def programs(run: RunConfig, _: Any) -> Programs:
