@@ -81,9 +81,7 @@ def test_a_logger_hears_what_the_tables_hold(tmp_path):
     recorder = Recorder()
     result = train(dataclasses.replace(PPO, run_dir=str(tmp_path / "run")), loggers=[recorder])
     episodes = [(step, each.episode_return) for step, finished, _ in recorder.of("episodes") for each in finished]
-    assert episodes == [
-        (int(row["step"]), float(row["episode_return"])) for row in table(tmp_path / "run", "episodes")
-    ]
+    assert episodes == [(int(row["step"]), float(row["episode_return"])) for row in table(tmp_path / "run", "episodes")]
     assert [each for (each,) in recorder.of("evaluation")] == result.evaluations and len(result.evaluations) == 4
     rows = table(tmp_path / "run", "metrics")
     assert [step for step, _, _ in recorder.of("metrics")] == [int(row["step"]) for row in rows] != []

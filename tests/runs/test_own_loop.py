@@ -98,7 +98,10 @@ REFUSED = {
     "a folder in use": (RunFolder, "another process trains there"),
     "no checkpoint": (lambda path: Checkpoints(path / "none").load({}), "there is no"),
     "another tree": (lambda path: Checkpoints(path).load({"weights": jnp.zeros(3)}), "another kind of state"),
-    "notes that are not there": (lambda path: Checkpoints(path).load(lambda notes: notes["x"]), "notes that are damaged"),
+    "notes that are not there": (
+        lambda path: Checkpoints(path).load(lambda notes: notes["x"]),
+        "notes that are damaged",
+    ),
 }
 
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -109,14 +110,16 @@ def test_a_saved_policy_reproduces_its_recorded_evaluation(tmp_path):
 
 def test_two_fresh_processes_give_equal_bytes(tmp_path):
     code = (
-        "import sys, hashlib, dataclasses; sys.path.insert(0, {tests!r})\n"
+        "import sys, hashlib, dataclasses; sys.path[:0] = {tests!r}\n"
         "from test_run import TINY, parameters; from jaxrl import train\n"
         "result = train(dataclasses.replace(TINY, run_dir={folder!r}, seed={seed}))\n"
         "print('DIGEST', hashlib.sha256(parameters(result.state)).hexdigest())"
     )
     digests = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        script = code.format(tests=str(ROOT / "tests"), folder=str(tmp_path / name), seed=seed)
+        script = code.format(
+            tests=[str(ROOT / "tests"), str(ROOT / "tests/training")], folder=str(tmp_path / name), seed=seed
+        )
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         digests.append(run.stdout.split("DIGEST")[1])
     assert digests[0] == digests[1] != digests[2]
@@ -215,7 +218,7 @@ def test_settings_that_the_environment_refuses_leave_no_folder(tmp_path):
 def test_an_evaluation_without_an_end_can_be_stopped(tmp_path):
     code = f"""
 import itertools, os, signal, sys
-sys.path.insert(0, {str(ROOT / "tests")!r})
+sys.path[:0] = {[str(ROOT / "tests"), str(ROOT / "tests" / "training")]!r}
 from scripted import Endless; from test_run import TINY, dataclasses; from jaxrl import train
 steps = itertools.count()
 class Interrupting(Endless):
@@ -263,14 +266,34 @@ def test_a_callback_gets_copies_and_can_stop(tmp_path):
 
     def callback(snapshot):
         seen.append(snapshot)
-        return len(seen) < 4
+        assert snapshot.state is snapshot.state
+        if len(seen) == 4:
+            copies.append(pickle.loads(pickle.dumps(snapshot)))
+        elif len(seen) < 4:
+            _ = snapshot.metrics
+        return len(seen) < 5
 
+    copies = []
     result = train(tiny(tmp_path), callback)
-    assert [each.step for each in seen] == [64, 128, 192, 256]
-    assert result.step == 256
+    assert [each.step for each in seen] == [64, 128, 192, 256, 320]
+    assert result.step == 320
     values = [float(jax.tree.leaves(each.state.actor.params)[0].sum()) for each in seen]  # None was donated.
-    assert len(set(values)) == 4
+    assert len(set(values)) == 5
     assert set(seen[0].metrics) >= {"kl", "policy_loss", "skipped_updates"}
+    assert seen[0].metrics != seen[1].metrics
+    assert copies[0].step == 256 and parameters(copies[0].state) == parameters(seen[3].state)
+    assert copies[0].metrics == seen[3].metrics and copies[0].normalizer.obs.seen == 256
+    for name in ("metrics", "normalizer"):
+        with pytest.raises(BadInput, match=f"snapshot.{name} was first read after the callback had returned"):
+            getattr(seen[4], name)
+
+
+def test_a_callback_that_reads_nothing_copies_and_fetches_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrl.training.snapshot.jnp.copy", None)
+    monkeypatch.setattr("jaxrl.training.snapshot.fetch", None)
+    assert train(tiny(tmp_path, total_steps=128), lambda snapshot: snapshot.step < 10**6).step == 128
+    with pytest.raises(TypeError):
+        train(tiny(tmp_path, "other", total_steps=128), lambda snapshot: bool(snapshot.metrics))
 
 
 def test_stop_return_ends_the_run(tmp_path):
