@@ -134,7 +134,8 @@ def test_public_names_are_there():
         "Transition PPOConfig PPOState ppo_init ppo_act ppo_update DDPGConfig DDPGState ddpg_init ddpg_act ddpg_update "
         "Replay replay_init replay_add replay_sample gae td_target clipped_surrogate kl_divergence "
         "Categorical MultiCategorical DiagGaussian TanhGaussian Deterministic "
-        "adapt_kl_coef RunConfig make_envs train load_policy Algorithm OnPolicySettings OffPolicySettings register Logger"
+        "adapt_kl_coef RunConfig make_envs train load_policy Algorithm OnPolicySettings OffPolicySettings register "
+        "Logger"
     )
     for name in names.split():
         assert getattr(jaxrl, name).__name__ == name

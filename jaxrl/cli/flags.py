@@ -26,19 +26,8 @@ THREADS = (
     "1 is faster. The variable NPROC, where it is set, decides instead."
 )
 TASK = (
-    *(
-        "algo",
-        "env",
-        "wrapper",
-        "networks",
-        "env_backend",
-        "env_timeout",
-        "on_fault",
-        "num_envs",
-        "total_steps",
-        "seed",
-    ),
-    *("num_seeds", "sweep"),
+    *("algo", "env", "networks", "wrapper", "env_backend", "env_timeout", "on_fault", "num_envs"),
+    *("total_steps", "seed", "num_seeds", "sweep"),
 )
 OUTPUT = "checkpoint_every", "log_every", "run_dir", "init_from", "resume"
 # From Python an environment may be a function too; a flag takes names.

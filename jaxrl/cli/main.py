@@ -174,9 +174,8 @@ def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
 
 def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it."""
-    parser = _lenient_parser(
-        **{"--resume": None, "--total-steps": str(run.total_steps), "--env": None, "--algo": None, "--networks": None}
-    )
+    named = dict.fromkeys(("--resume", "--env", "--algo", "--networks"))
+    parser = _lenient_parser(**named, **{"--total-steps": str(run.total_steps)})
     parser.add_argument("--wrapper", nargs="*", default=[])
     given, others = _leniently(parser, argv)
     _check_named(run, given.env, tuple(given.wrapper), given.networks)

@@ -210,7 +210,7 @@ def load_policy(
 def _named(actor: Any) -> dict[str, Any]:
     """How a bundle names an actor: a built-in one by its class and its settings, a user's own by its class alone, and
     one of a plain TrainState by its function."""
-    module = getattr(actor, "module", None)
+    module: Any = getattr(actor, "module", None)
     kind: Any = type(module) if module is not None else actor.apply_fn
     if ACTORS.get(getattr(kind, "__name__", "")) is not kind:
         return {"actor": f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', repr(kind))}"}

@@ -23,7 +23,7 @@ from jaxrl.training.scheduler import programs as whole
 
 def prepare(run: RunConfig, envs: Envs) -> Training:
     """Where a run begins."""
-    row, loop = run.row, run.loop
+    loop = run.loop
     state = fresh_state(run, envs)
     normalizer = normalizer_init(envs.obs.shape[1], envs.num_envs, loop.normalize_obs, loop.normalize_reward)
     rng = np.random.default_rng(stream(run.seed, EXPLORATION))

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -267,14 +268,34 @@ def test_a_callback_gets_copies_and_can_stop(tmp_path):
 
     def callback(snapshot):
         seen.append(snapshot)
-        return len(seen) < 4
+        assert snapshot.state is snapshot.state
+        if len(seen) == 4:
+            copies.append(pickle.loads(pickle.dumps(snapshot)))
+        elif len(seen) < 4:
+            _ = snapshot.metrics
+        return len(seen) < 5
 
+    copies = []
     result = train(tiny(tmp_path), callback)
-    assert [each.step for each in seen] == [64, 128, 192, 256]
-    assert result.step == 256
+    assert [each.step for each in seen] == [64, 128, 192, 256, 320]
+    assert result.step == 320
     values = [float(jax.tree.leaves(each.state.actor.params)[0].sum()) for each in seen]  # None was donated.
-    assert len(set(values)) == 4
+    assert len(set(values)) == 5
     assert set(seen[0].metrics) >= {"kl", "policy_loss", "skipped_updates"}
+    assert seen[0].metrics != seen[1].metrics
+    assert copies[0].step == 256 and parameters(copies[0].state) == parameters(seen[3].state)
+    assert copies[0].metrics == seen[3].metrics and copies[0].normalizer.obs.seen == 256
+    for name in ("metrics", "normalizer"):
+        with pytest.raises(BadInput, match=f"snapshot.{name} was first read after the callback had returned"):
+            getattr(seen[4], name)
+
+
+def test_a_callback_that_reads_nothing_copies_and_fetches_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxrl.training.snapshot.jnp.copy", None)
+    monkeypatch.setattr("jaxrl.training.snapshot.fetch", None)
+    assert train(tiny(tmp_path, total_steps=128), lambda snapshot: snapshot.step < 10**6).step == 128
+    with pytest.raises(TypeError):
+        train(tiny(tmp_path, "other", total_steps=128), lambda snapshot: bool(snapshot.metrics))
 
 
 def test_stop_return_ends_the_run(tmp_path):
