@@ -80,7 +80,7 @@ def _spread(tasks: Sequence[np.ndarray]) -> tuple[float, float]:
 
 def published(study: Path, others: Path) -> str:
     """The mean over seeds of the last evaluations with a 95 % bootstrap interval, and what others have published."""
-    from jaxrl.studies.plot import interval  # Brings matplotlib and SciPy, which a mistake need not wait for.
+    from jaxrl.studies.lines import interval  # Brings SciPy, which a mistake need not wait for.
 
     found = ends_of(study)
     rows = []

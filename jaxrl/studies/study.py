@@ -29,100 +29,21 @@ import contextlib
 import csv
 import fcntl
 import json
-import math
 import os
-import re
-import shlex
 import signal
 import subprocess
 import sys
-import time
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrl.studies import on_ray, tables
+from jaxrl.studies import on_machine, on_ray, tables
 from jaxrl.studies.script import Mistake, Parser, columns, numbers
+from jaxrl.studies.study_file import check, load, parts_of
 from jaxrl.studies.study_run import JAXRL, Part
-from jaxrl.studies.yielding import Yielding, lowest_priority
+from jaxrl.studies.yielding import Yielding
 
 COLUMNS = "env", "variant", "seed", "step", "mean_return", "std_return", "episodes"
-KINDS = {"name": str, "results": str, "figure": str, "seeds": list, "flags": str, "tasks": dict, "variants": dict}
-KINDS |= {"shown": list}
-NEEDS = {"cores": 1, "gpus": 0}  # What a run takes, unless the file says.
-OWN = "--env", "--seed", "--num-seeds", "--sweep", "--run-dir", "--resume"
-POLL_SECONDS = 0.2
-
-
-def load(path: Path) -> dict[str, Any]:
-    """A study's file, checked."""
-    try:
-        study = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Mistake(f"{path} cannot be read: {error}") from error
-    if odd := study.keys() - KINDS.keys() - NEEDS.keys():
-        raise Mistake(f"{path} has {min(odd)!r}: it may have {', '.join([*KINDS, *NEEDS])}")
-    for name, kind in KINDS.items():
-        if not isinstance(study.setdefault(name, kind()), kind):
-            raise Mistake(f"{path}: {name} is {study[name]!r}, it must be a {kind.__name__}")
-        if name not in ("flags", "results", "figure", "shown") and not study[name]:
-            raise Mistake(f"{path} says no {name}")
-    study["results"] = study["results"] or f"runs/studies/{study['name']}/results"
-    study["figure"] = study["figure"] or f"runs/studies/{study['name']}/returns"
-    _check_values(study, path)
-    return study
-
-
-def _check_values(study: dict[str, Any], path: Path) -> None:
-    for name, least in NEEDS.items():
-        amount = study.setdefault(name, least)
-        if isinstance(amount, bool) or not isinstance(amount, int | float) or not least <= amount < math.inf:
-            raise Mistake(f"{path}: {name} is {amount!r}, it must be a number, at least {least}")
-        if amount > 1 and amount != int(amount):
-            raise Mistake(f"{path}: {name} is {amount!r}, more than 1 must be a whole number")
-    if not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in study["seeds"]):
-        raise Mistake(f"{path}: seeds are {study['seeds']}, they must be whole numbers from 0 on")
-    if not all(isinstance(flags, str) for flags in [*study["tasks"].values(), *study["variants"].values()]):
-        raise Mistake(f"{path}: tasks and variants must each be a name = 'flags'")
-    for name in study["shown"]:
-        if name not in list(study["variants"]):
-            raise Mistake(f"{path}: shown has {name!r}, which is no variant")
-    for name in ("results", "figure"):
-        if not Path(study[name]).name:
-            raise Mistake(f"{path}: {name} is {study[name]!r}, it must be a path without an ending")
-
-
-def parts_of(study: dict[str, Any], runs: Path) -> list[Part]:
-    """Its runs, the seeds of a variant apart, so that a study that is stopped early has some of everything."""
-    found = []
-    for seed in study["seeds"]:
-        for task, own in study["tasks"].items():
-            for variant, flags in study["variants"].items():
-                words = _words(study["flags"], own, flags)
-                folder = runs / study["name"] / _folder(task) / _folder(variant) / f"seed-{seed}"
-                found.append(Part(task, variant, seed, words, folder))
-    return found
-
-
-def _folder(name: str) -> str:
-    folder = re.sub(r"[^\w.-]+", "-", name)
-    if not folder.strip("."):
-        raise Mistake(f"{name!r} is no name for a task or variant, whose folder it becomes")
-    return folder
-
-
-def _words(*flags: str) -> tuple[str, ...]:
-    try:
-        words = tuple(word for each in flags for word in shlex.split(each))
-    except ValueError as error:
-        raise Mistake(f"the flags {flags} cannot be read: {error}") from error
-    for word in words:
-        if word.split("=")[0] in OWN:
-            raise Mistake(f"{word} is the study's own to give: leave it out of the flags")
-        if word in ("-h", "--help"):
-            raise Mistake(f"{word} trains nothing: leave it out of the flags")
-    return words
 
 
 @contextlib.contextmanager
@@ -135,69 +56,6 @@ def alone(folder: Path) -> Iterator[None]:
             yield
     except BlockingIOError as error:
         raise Mistake(f"{folder} is in use: another process runs the study") from error
-
-
-def check(parts: Sequence[Part]) -> None:
-    """Refuses parts that would share a folder, and those that have been begun with other flags."""
-    seen: dict[Path, Part] = {}
-    for part in parts:
-        other = seen.setdefault(part.folder, part)
-        if other is not part:
-            raise Mistake(
-                f"{other.variant!r} and {part.variant!r}, seed {part.seed}, have one folder: rename one of them"
-            )
-        flags, now = part.beside("flags"), shlex.join(part.flags)
-        if flags.exists() and (part.done or part.saved) and flags.read_text() != now:
-            raise Mistake(
-                f"{part.folder} was begun with {flags.read_text()}, not {now}: remove it, or rename the variant"
-            )
-
-
-def run_all(waiting: Sequence[Part], at_once: int, yielding: Yielding | None = None) -> list[Mistake]:
-    """Runs what waits, so many at once, and returns what went wrong. When it is interrupted, its runs save what they
-    have. With `yielding` they give way to other work."""
-    queue, going, wrong = list(waiting), dict[subprocess.Popen[bytes], Part](), list[Mistake]()
-    try:
-        while queue or going:
-            if yielding is not None:
-                yielding.look(going)
-            while queue and len(going) < at_once and not (yielding is not None and yielding.paused):
-                part = queue.pop(0)
-                try:
-                    going[process := _start(part)] = part
-                except Mistake as mistake:
-                    wrong.append(mistake)
-                    continue
-                if yielding is not None:
-                    lowest_priority(process)
-            under_way = len(going)
-            for process, part in list(going.items()):
-                if process.poll() is not None:
-                    del going[process]
-                    try:
-                        part.end(process.returncode)
-                    except Mistake as mistake:
-                        wrong.append(mistake)
-            if yielding is not None:
-                yielding.report([*going.values(), *queue], len(going), ended=len(going) < under_way)
-            time.sleep(POLL_SECONDS)
-    finally:
-        for process in going:
-            process.send_signal(signal.SIGTERM)
-            process.send_signal(signal.SIGCONT)  # One that is paused could not save.
-        for process in going:
-            process.wait()
-    return wrong
-
-
-def _start(part: Part) -> subprocess.Popen[bytes]:
-    try:
-        command = [*JAXRL, "train", *part.begin()]
-    except BlockingIOError as error:
-        raise Mistake(f"{part.folder} is in use: a run of an earlier start of the study still trains there") from error
-    with part.beside("log").open("ab") as log:
-        # A group of its own: Ctrl-C reaches it through us, once.
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
 
 
 def collect(parts: Sequence[Part], so_far: bool = False) -> list[dict[str, Any]]:
@@ -268,7 +126,7 @@ def _main(argv: Sequence[str] | None, prog: str | None) -> int:
                     wrong = on_ray.run_all(waiting, folder / "lock", given.ray, study["cores"], study["gpus"])
                 else:
                     yielding = Yielding(folder, waiting) if given.nice else None
-                    wrong = run_all(waiting, max(1, int(cores / study["cores"])), yielding)
+                    wrong = on_machine.run_all(waiting, max(1, int(cores / study["cores"])), yielding)
         rows = collect(parts, given.so_far)
         if rows:
             write(rows, study)

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxrl.cli.main import train_command
-from jaxrl.studies import plot
+from jaxrl.cli.main import main, train_command
+from jaxrl.studies.curves import Curve, read
+from jaxrl.studies.lines import chosen, lines, rows_of
 
 ROOT = Path(__file__).parents[2]
 PLOT = ROOT / "experiments" / "plot.py"
@@ -38,22 +39,22 @@ def drawn(path):
 def test_a_line_is_the_mean_over_seeds_and_its_band_a_bootstrap():
     rng = np.random.default_rng(1)
     returns = rng.normal(size=(6, 4)) * [1, 5, 10, 0] + [0, 10, 20, 7]
-    curves = [plot.Curve("E-v1", "ppo", {}, str(k), np.arange(4) * 100, row) for k, row in enumerate(returns)]
-    [line] = plot.lines(curves, False)
+    curves = [Curve("E-v1", "ppo", {}, str(k), np.arange(4) * 100, row) for k, row in enumerate(returns)]
+    [line] = lines(curves, False)
     np.testing.assert_allclose(line.mean, returns.mean(0))
     picks = rng.integers(0, 6, (20_000, 6))
     low, high = np.percentile(returns[picks].mean(1), [2.5, 97.5], axis=0)
     np.testing.assert_allclose(line.low, low, atol=0.4)
     np.testing.assert_allclose(line.high, high, atol=0.4)
     assert line.low[3] == line.high[3] == pytest.approx(7)
-    [middle] = plot.lines(curves, True)
+    [middle] = lines(curves, True)
     np.testing.assert_allclose(middle.mean, np.sort(returns, 0)[1:5].mean(0))  # A quarter of six is one and a half.
 
 
 def test_seeds_that_were_evaluated_elsewhere_meet_where_all_have_been():
-    one = plot.Curve("E-v1", "ppo", {}, "0", np.array([0, 100, 200]), np.array([0.0, 10.0, 20.0]))
-    other = plot.Curve("E-v1", "ppo", {}, "1", np.array([0, 50, 110, 170]), np.array([0.0, 50.0, 110.0, 170.0]))
-    [line] = plot.lines([one, other], False)
+    one = Curve("E-v1", "ppo", {}, "0", np.array([0, 100, 200]), np.array([0.0, 10.0, 20.0]))
+    other = Curve("E-v1", "ppo", {}, "1", np.array([0, 50, 110, 170]), np.array([0.0, 50.0, 110.0, 170.0]))
+    [line] = lines([one, other], False)
     np.testing.assert_array_equal(line.steps, [0, 100, 170])
     np.testing.assert_allclose(line.mean, [0, (10 + 100) / 2, (17 + 170) / 2])
 
@@ -63,22 +64,22 @@ def test_settings_that_differ_name_the_lines(tmp_path):
         run_dir(tmp_path / "study" / "gamma=0.9" / f"seed-{seed}", seed, [0, 10], [1, 2], gamma=0.9, clip_eps=0.2)
         run_dir(tmp_path / "study" / "gamma=0.5" / f"seed-{seed}", seed, [0, 10], [1, 3], gamma=0.5, clip_eps=0.2)
     run_dir(tmp_path / "study" / "other", 0, [0, 10], [5, 5], algo="ppo_kl", gamma=0.7)
-    found = plot.lines(plot.read(tmp_path / "study"), False)
+    found = lines(read(tmp_path / "study"), False)
     assert [(line.label, line.seeds) for line in found] == [("ppo, gamma 0.5", 2), ("ppo, gamma 0.9", 2), ("ppo_kl", 1)]
 
 
 def test_seeds_that_have_come_further_go_on_alone_and_lines_can_be_chosen():
     def curve(algo, seed, *steps):
-        return plot.Curve("E-v1", algo, {}, str(seed), np.array(steps), 10.0 * np.array(steps) + seed)
+        return Curve("E-v1", algo, {}, str(seed), np.array(steps), 10.0 * np.array(steps) + seed)
 
-    drawn = plot.lines([curve("ppo", 0, 0, 1, 2), curve("ppo", 1, 0, 1, 2, 3), curve("ppo", 2, 0, 1, 2, 3, 4)], False)
-    rows = [(row["seeds"], row["step"], row["middle"]) for row in plot.rows_of(drawn)]
+    drawn = lines([curve("ppo", 0, 0, 1, 2), curve("ppo", 1, 0, 1, 2, 3), curve("ppo", 2, 0, 1, 2, 3, 4)], False)
+    rows = [(row["seeds"], row["step"], row["middle"]) for row in rows_of(drawn)]
     # One evaluation more may be the end of a rollout that began before the last; two are not.
     assert rows == [(3, 0, 1.0), (3, 1, 11.0), (3, 2, 21.0), (1, 2, 22.0), (1, 3, 32.0), (1, 4, 42.0)]
-    both = plot.lines([curve("ppo", 0, 0, 1), curve("ddpg", 0, 0, 1)], False)
+    both = lines([curve("ppo", 0, 0, 1), curve("ddpg", 0, 0, 1)], False)
     assert [line.label for line in both] == ["ddpg", "ppo"]
-    assert [line.label for line in plot.chosen(both, ["ppo", "ddpg"])] == ["ppo", "ddpg"]
-    assert [line.label for line in plot.chosen(both, ["ddpg"])] == ["ddpg"]
+    assert [line.label for line in chosen(both, ["ppo", "ddpg"])] == ["ppo", "ddpg"]
+    assert [line.label for line in chosen(both, ["ddpg"])] == ["ddpg"]
 
 
 def test_the_command_draws_runs_that_are_not_over(tmp_path):
@@ -159,7 +160,7 @@ def test_mistakes(tmp_path, monkeypatch, capsys, flags, words):
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
-        plot.main(flags, prog="jaxrl plot")
+        main(["plot", *flags])
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1), err
     assert err.startswith("jaxrl plot: ") and words in err
@@ -181,8 +182,8 @@ SHOWN = ["clip 0.2", "fixed KL 1", "adaptive KL 0.01", "neither"]
 def test_a_committed_figure_is_what_its_command_draws_from_committed_data(name, pattern, only):
     """Its data, to rounding; the picture's bytes depend on matplotlib's version."""
     sources = sorted((ROOT / "experiments/results").glob(pattern))
-    drawn_now = plot.lines([curve for source in sources for curve in plot.read(source)], False)
-    found = plot.rows_of(plot.chosen(drawn_now, only))
+    drawn_now = lines([curve for source in sources for curve in read(source)], False)
+    found = rows_of(chosen(drawn_now, only))
     committed = drawn(ROOT / f"plots/{name}.csv")
     assert len(found) == len(committed) > 50
     for row, other in zip(found, committed, strict=True):
