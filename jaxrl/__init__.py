@@ -40,7 +40,7 @@ _HOME = {
     "replay_init": "data.replay",
     "replay_add": "data.replay",
     "replay_sample": "data.replay",
-    "make_envs": "envs.vector",
+    "make_envs": "envs.make",
     "RunConfig": "runs.config",
     "train": "training.train",
     "train_many": "training.train",
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from jaxrl.algos.td3 import TD3Config, TD3State, td3_act, td3_init, td3_update
     from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
     from jaxrl.data.transition import Transition
-    from jaxrl.envs.vector import make_envs
+    from jaxrl.envs.make import make_envs
     from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
     from jaxrl.ops.distributions import kl_divergence
     from jaxrl.ops.losses import adapt_kl_coef, clipped_surrogate

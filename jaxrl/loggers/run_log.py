@@ -16,7 +16,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from jaxrl.envs.vector import Fault, FinishedEpisode
+from jaxrl.envs.episodes import FinishedEpisode
+from jaxrl.envs.faults import Fault
 from jaxrl.output import Output, say
 from jaxrl.storage.files import sync, write_atomically
 

@@ -19,7 +19,7 @@ from gymnasium.vector import VectorEnv
 
 from jaxrl.algos.ddpg import DDPGConfig
 from jaxrl.algos.ppo import PPOConfig
-from jaxrl.envs.vector import EnvLike, WrapperLike
+from jaxrl.envs.make import EnvLike, WrapperLike
 from jaxrl.errors import BadInput
 
 BY_ALGORITHM: Any = "by algorithm"  # A default that the algorithm decides.

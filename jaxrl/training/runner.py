@@ -26,8 +26,11 @@ from jaxrl.algos.ddpg import DDPGConfig
 from jaxrl.algos.networks import host_policy
 from jaxrl.data.normalize import Normalizer, observer
 from jaxrl.data.spaces import describe, layout, width
-from jaxrl.envs.processes import STOPS
-from jaxrl.envs.vector import Envs, Fault, FinishedEpisode, make_envs, steps_natively
+from jaxrl.envs.episodes import FinishedEpisode
+from jaxrl.envs.faults import Fault
+from jaxrl.envs.make import make_envs, steps_natively
+from jaxrl.envs.processes import STOP_SIGNALS
+from jaxrl.envs.vector import Envs
 from jaxrl.envs.wrappers import follow
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, NotSaved
 from jaxrl.loggers.run_log import Display, Evaluation, RunLog
@@ -84,8 +87,9 @@ Callback = Callable[[Snapshot], Any]
 
 
 class Stops:
-    """While it is open in the main thread, each of the signals in `STOPS` is written down in `asked_by`, which asks the
-    loop to call `goes_on` after its next step: that then saves a checkpoint. A second Ctrl-C interrupts at once."""
+    """While it is open in the main thread, each of the signals in `STOP_SIGNALS` is written down in `asked_by`, which
+    asks the loop to call `goes_on` after its next step: that then saves a checkpoint. A second Ctrl-C interrupts at
+    once."""
 
     def __init__(self) -> None:
         self.asked_by: signal.Signals | None = None
@@ -93,7 +97,8 @@ class Stops:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            heard = [kind for kind in STOPS if signal.getsignal(kind) is not signal.SIG_IGN]  # nohup ignores SIGHUP.
+            # nohup ignores SIGHUP.
+            heard = [kind for kind in STOP_SIGNALS if signal.getsignal(kind) is not signal.SIG_IGN]
             self._handlers = {kind: signal.signal(kind, self._stop) for kind in heard}
         return self
 

@@ -29,7 +29,7 @@ from scripted import Endless
 from jaxrl import BadInput, DDPGConfig, EnvironmentLost, PPOConfig, RunConfig, load_policy, make_envs, train, train_many
 from jaxrl.algos.ppo import METRICS
 from jaxrl.cli.main import _complain, _prepare_jax, _print_results
-from jaxrl.envs.processes import _in_worker
+from jaxrl.envs.processes import make_in_worker
 from jaxrl.loggers.run_log import Display, Evaluation
 from jaxrl.runs.config import converted, load_run, run_from_json, run_to_json
 from jaxrl.runs.sweep import is_study, load_study, runs_of
@@ -459,7 +459,7 @@ def test_names_are_as_they_were_given_until_the_working_folder_moves(elsewhere, 
 
 def test_an_environment_that_is_made_to_see_its_spaces_moves_nothing(elsewhere):
     here = Path.cwd()
-    assert _in_worker(lambda: os.chdir(elsewhere) or "made", Path("note"), None) == "made"
+    assert make_in_worker(lambda: os.chdir(elsewhere) or "made", Path("note"), None) == "made"
     assert Path.cwd() == here
 
 
