@@ -17,7 +17,8 @@ from jaxrl.algos.networks import (
     host_policy,
 )
 from jaxrl.data.normalize import Moments, Normalizer, observer
-from jaxrl.data.spaces import describe, layout, layout_from_json, layout_to_json, rows_of
+from jaxrl.data.spaces import describe, layout, layout_from_json, layout_to_json
+from jaxrl.data.user_observations import read_observations
 from jaxrl.errors import BadInput
 from jaxrl.storage.files import load_arrays, save_tree, write_atomically
 
@@ -76,8 +77,8 @@ class Policy:
 
         Args:
           obs: raw observations as the environment gives them: one, or a batch with a leading axis, of a Dict or Tuple
-            each part so; or flattened ones. `jaxrl.data.spaces.rows_of` says how its shape is read where two ways are
-            possible. No observations give no actions.
+            each part so; or flattened ones. `jaxrl.data.user_observations` says how its shape is read where two ways
+            are possible. No observations give no actions.
           rng: NumPy generator to sample with; a deterministic policy takes none.
 
         Returns:
@@ -88,7 +89,7 @@ class Policy:
           BadInput: the observations have another shape or structure, or are not finite or not in their space; `rng` is
             no NumPy generator, or the policy is deterministic.
         """
-        rows, is_one = rows_of(self._layout, obs)
+        rows, is_one = read_observations(self._layout, obs)
         actions = self.act(rows, rng)
         if not is_one:
             return actions
