@@ -71,7 +71,7 @@ def read_observations(layout: Layout, obs: Any) -> tuple[np.ndarray, bool]:
 
 
 def _fits(layout: Layout, shape: tuple[int, ...]) -> bool:
-    """Whether an array of this shape is one observation that is no Dict or Tuple, or N of them."""
+    """Returns whether an array of this shape is one observation that is no Dict or Tuple, or N of them."""
     if isinstance(layout, dict | list):
         return False
     axes = len(shape) - len(leaf_shape(layout))

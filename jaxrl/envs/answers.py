@@ -1,4 +1,4 @@
-"""What environments answer, held against what Gymnasium asks of them. No JAX here.
+"""Checks of the answers of environments against what Gymnasium asks of them. No JAX here.
 
 An answer whose meaning is plain is taken, such as a reward of shape `(1,)`. Any other raises ValueError, whose message
 says what the environment gave and what it must give.
@@ -134,7 +134,7 @@ def _misfit_of_array(space: spaces.Space, obs: Any, num_envs: int | None) -> str
 
 
 def _kind(value: Any) -> str:
-    """What sort of thing a value is, in few words."""
+    """A value's type and shape, in few words."""
     if value is None or isinstance(value, str | bool | int | float):
         return repr(value)[:40]
     if isinstance(value, tuple | list | dict):

@@ -12,8 +12,8 @@ from jaxrl.report import tell
 
 MAX_SILENT_S = 10.0  # Building that takes longer is announced,
 MAX_SILENT_MEMORY_SHARE = 0.1  # and so is building that takes more of the memory that is free.
-MEASURED_COUNTS = 3, 9, 17, 33  # What environments took is measured after so many of them,
-MIN_COUNT_IF_SMALL = 17  # and small ones only from this count on.
+MEASURED_COUNTS = 3, 9, 17, 33  # After so many environments their time and memory are measured.
+MIN_COUNT_IF_SMALL = 17  # Fewer small environments say nothing of the others.
 
 
 class Builder:

@@ -124,7 +124,7 @@ class VectorClient:
 
     @property
     def can_break_off(self) -> bool:
-        """Whether a new episode can begin in one environment alone. With wrappers around the vector environment it may
+        """True if a new episode can begin in one environment alone. With wrappers around the vector environment it may
         not: several of Gymnasium's refuse, or forget what they know of the others."""
         unwrapped = self.one_seed_each and self.vector_env is self._base
         return unwrapped or self.mode is AutoresetMode.DISABLED

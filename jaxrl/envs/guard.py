@@ -28,7 +28,7 @@ IGNORED_WARNINGS = "settotalmass", "The simulation is unstable"
 
 
 class Mark(str):
-    """What a guard says under `FAULT_KEY` or `NOTICE_KEY`. A user's own value under such a key is of another type."""
+    """A guard's words under `FAULT_KEY` or `NOTICE_KEY`. A user's own value under such a key is of another type."""
 
     __slots__ = ()
 
@@ -83,7 +83,7 @@ class Guard(gym.Wrapper):
         return obs, info if notice is None else {**info, NOTICE_KEY: Mark(notice)}
 
     def snapshot(self) -> dict[str, Any] | None:
-        """What the environment would need to continue from here; None where that is not known."""
+        """Returns the state that the environment needs to continue from here; None where that is not known."""
         return env_state(self.env)
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
@@ -91,7 +91,7 @@ class Guard(gym.Wrapper):
         set_env_state(self.env, states[self._index])
 
     def inside(self) -> Inside:
-        """What can be seen inside the environment, from whatever process it runs in."""
+        """Looks inside the environment, in the process that it runs in."""
         return inside(self.env)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -128,7 +128,7 @@ class Guard(gym.Wrapper):
         return obs, reward, terminated, truncated, info
 
     def close(self) -> None:
-        """Closes the environment. What it raises is told, and keeps nobody from closing its neighbours."""
+        """Closes the environment. An exception is told, and its neighbours are closed nevertheless."""
         try:
             self.env.close()
         except (Exception, SystemExit) as error:
@@ -180,7 +180,7 @@ def guarded(make: Callable[[], gym.Env], index: int) -> Guard:
 
 def hear_mujoco() -> None:
     """Takes over MuJoCo's warnings from its default, which prints and writes a log file into the working directory.
-    Whoever has set a function for them keeps it."""
+    A function that the user has set for them stays."""
     try:
         import mujoco
     except ImportError:

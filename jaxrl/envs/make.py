@@ -20,7 +20,7 @@ from jaxrl.report import raise_if_asked_to_stop, raised
 EnvLike = str | Callable[[], gym.Env] | VectorEnv
 WrapperLike = str | Callable[[gym.Env], gym.Env]
 BACKENDS = "gymnasium", "async", "envpool"
-MAX_TIMEOUT_S = 1e6  # What waits for a pipe takes no more than a few weeks.
+MAX_TIMEOUT_S = 1e6  # A wait for a pipe cannot be longer than a few weeks.
 
 
 def make_envs(

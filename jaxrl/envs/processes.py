@@ -252,7 +252,7 @@ def make_in_worker(make: Callable[[], gym.Env], note: Path, spaces: tuple[gym.Sp
 
     Ctrl-C reaches every process of a terminal, and so may other signals to stop. They are the run's to answer, which
     still needs its environments. When the run's process is gone, however it went, this one goes too, whatever it is at.
-    What the constructor raises is noted down for whoever waits, since Gymnasium does not pass it on.
+    An exception of the constructor is written to `note`, since Gymnasium does not pass it on.
     """
     parent = multiprocessing.parent_process()
     if parent is None:  # Gymnasium makes one at home first, to see its spaces; it is not to move the working folder.

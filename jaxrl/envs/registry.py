@@ -1,4 +1,4 @@
-"""What users call things: environments by their id, wrappers and other callables by `module:name`. No JAX here."""
+"""Names that users give: ids of environments, and `module:name` of wrappers and other callables. No JAX here."""
 
 import difflib
 import importlib
@@ -38,7 +38,7 @@ def find_callable(name: str, what: str) -> Callable[..., Any]:
     for part in path.split("."):
         if not hasattr(found, part):
             hint = _similar(part, {each.lower(): each for each in dir(found)})
-            raise BadInput(f"{what} {name} is not to be had: {module} has no {path}{hint and '; ' + hint}")
+            raise BadInput(f"{what} {name} cannot be imported: {module} has no {path}{hint and '; ' + hint}")
         found = getattr(found, part)
     if not callable(found):
         raise BadInput(f"{what} {name} is no callable but a {type(found).__name__}: it must be one")
@@ -46,8 +46,8 @@ def find_callable(name: str, what: str) -> Callable[..., Any]:
 
 
 def is_native(env: Any) -> bool:
-    """Whether an id's registration names a vector environment of its own that is used here: only one that says how it
-    resets, and that computes in NumPy."""
+    """Returns whether an id's registration names a vector environment of its own that is used here. It must say how it
+    resets, and compute in NumPy."""
     if not isinstance(env, str):
         return False
     spec = find_spec(env)
@@ -60,7 +60,7 @@ def _import(module: str, whose: str) -> Any:
     except SystemExit as error:  # With code 0 it would look as if all had gone well.
         raise EnvironmentLost(f"{whose}: the module {module} called sys.exit while it was imported") from error
     except Exception as error:  # Whatever the user's module does while it is imported.
-        raise BadInput(f"{whose} is not to be had: {one_line(error)}") from error
+        raise BadInput(f"{whose} cannot be imported: {one_line(error)}") from error
 
 
 def _similar(name: str, known: dict[str, str]) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxrl.envs.wrappers import layers
 
-# What each class remembers between two steps, beside its random generator. A subclass may remember more, and is none.
+# The attributes that each class keeps from step to step, beside its random generator. A subclass may keep more: it is
+# not known.
 ATTRIBUTES = {
     "gymnasium.envs.classic_control.cartpole:CartPoleEnv": ("state", "steps_beyond_terminated"),
     "gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv": ("state", "steps", "prev_done"),

@@ -93,7 +93,7 @@ class Envs:
 
     @property
     def failed(self) -> bool:
-        """Whether an environment was lost, or ended the run with a fault, since the last reset."""
+        """True if an environment was lost, or ended the run with a fault, since the last reset."""
         return self._client.lost or self._fault_check.stopped
 
     @property
@@ -151,7 +151,7 @@ class Envs:
         obs, action = self.obs, np.asarray(action)
         env_action = self._actions.to_env(action)
         self.finished, self.faults = [], []
-        wrong = {} if is_finite(action) else self._bad_actions(action)  # What is wrong with the step, by environment.
+        wrong = {} if is_finite(action) else self._bad_actions(action)  # A text for each faulty index.
         answer = self._client.call("step", env_action)
         try:  # Copies: an environment may write its next step over this one.
             raw_obs, reward, terminated, truncated, infos = parts_of(answer, "step")

@@ -22,7 +22,7 @@ MAX_ANIMATION_WIDTH = 320  # In pixels; a video keeps the environment's own size
 
 
 def has_screen() -> bool:
-    """Whether there is something to open a window on."""
+    """Returns whether there is a screen to open a window on."""
     shown = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
     return shown or not sys.platform.startswith("linux")
 
