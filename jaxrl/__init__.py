@@ -50,7 +50,7 @@ _HOME = {
     "OffPolicySettings": "algos.algorithm",
     "register": "runs.algorithms",
     "Logger": "loggers.logger",
-    "make_envs": "envs.vector",
+    "make_envs": "envs.make",
     "RunConfig": "runs.config",
     "train": "training.train",
     "train_many": "training.train",
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from jaxrl.algos.td3 import TD3Config, TD3State, td3_act, td3_init, td3_update
     from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
     from jaxrl.data.transition import Transition
-    from jaxrl.envs.vector import make_envs
+    from jaxrl.envs.make import make_envs
     from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
     from jaxrl.loggers.logger import Logger
     from jaxrl.ops.distributions import (

@@ -3,6 +3,11 @@
 from typing import Any
 
 
+def one_line(error: BaseException) -> str:
+    """Returns an exception's type and its message in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+
+
 class BadInput(ValueError):
     """A mistake in what the caller gave; its message is one line: what is wrong, and what would be right."""
 

@@ -6,12 +6,13 @@ import traceback
 from importlib import metadata
 from pathlib import Path
 
+from jaxrl.errors import one_line
 from jaxrl.output import say
 
 
 def raised(error: BaseException) -> str:
     """What was raised and where, in one line. Code of an installed package is named with the package's version."""
-    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    text = one_line(error)
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames:
         return text

@@ -117,7 +117,7 @@ def test_importing_jaxrl_brings_in_nothing():
 
 
 def test_environment_workers_import_no_jax():
-    loaded = loaded_after("import jaxrl.envs.vector; jaxrl.envs.vector.make_envs('Pendulum-v1', 2, 0).close()")
+    loaded = loaded_after("import jaxrl.envs.make; jaxrl.envs.make.make_envs('Pendulum-v1', 2, 0).close()")
     assert "gymnasium" in loaded
     assert not {"jax", "flax", "optax", "chex"} & loaded
 

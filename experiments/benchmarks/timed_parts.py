@@ -23,7 +23,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from timed_runs import JOBS, NEVER
 
 from jaxrl.envs.guard import hear_mujoco
-from jaxrl.envs.vector import make_envs
+from jaxrl.envs.make import make_envs
 from jaxrl.errors import BadInput
 
 PROFILED = "ppo-CartPole", "ppo-HalfCheetah", "ddpg-HalfCheetah"
@@ -163,6 +163,7 @@ def _profile_one(name: str) -> dict[str, float]:
     cli._prepare_jax()
     import jax
 
+    from jaxrl.envs.client import VectorClient
     from jaxrl.envs.vector import Envs
     from jaxrl.training import off_policy, on_policy
     from jaxrl.training.evaluator import Evaluator
@@ -189,13 +190,13 @@ def _profile_one(name: str) -> dict[str, float]:
     clock.patch(on_policy, "_taken_in", "normaliser")
     clock.patch(on_policy, "_collect", "noise, storing rows, the loop itself")
     clock.patch(off_policy, "_step", "noise, the loop itself")
-    clock.patch(Envs, "_ask", "environment")
+    clock.patch(VectorClient, "call", "environment")
     clock.patch(Envs, "step", "adapter: copies, checks, episodes")
     clock.patch(Runner, "after_update", "logs")
     clock.patch(Runner, "episodes", "logs")
     clock.patch(Runner, "save", "checkpoints")
     setattr(Evaluator, "evaluate", clock.without(Evaluator.evaluate))  # noqa: B010
-    replay = Replay(JOBS[name].env, Envs)
+    replay = Replay(JOBS[name].env, VectorClient)
     collect, catch_up = on_policy._collect, clock.watch(ALONE, replay.catch_up)
     setattr(on_policy, "_collect", lambda *arguments: (collect(*arguments), catch_up()))  # noqa: B010
     job = JOBS[name]
@@ -210,20 +211,20 @@ class Replay:
     same actions, some rollouts at a time, so that both are timed in turn."""
 
     def __init__(self, env: str, kind: Any) -> None:
-        self._env, self._ask = env, kind._ask
+        self._env, self._call = env, kind.call
         self._first: Any = None
         self._actions: list[np.ndarray] = []
         self._plain: Any = None
-        kind._ask = functools.partialmethod(Replay._heard, self)
+        kind.call = functools.partialmethod(Replay._heard, self)
 
     @staticmethod
-    def _heard(envs: Any, self: "Replay", question: str, *arguments: Any, **options: Any) -> Any:
-        self._first = self._first or envs  # Those trained in are built first.
-        if envs is self._first and question == "step":
+    def _heard(client: Any, self: "Replay", method: str, *arguments: Any, **options: Any) -> Any:
+        self._first = self._first or client  # Those trained in are built first.
+        if client is self._first and method == "step":
             self._actions.append(arguments[0])
-        elif envs is self._first and question == "reset":
-            self._plain = _as_gymnasium_has_it(self._env, envs.num_envs, options["seed"])
-        return self._ask(envs, question, *arguments, **options)
+        elif client is self._first and method == "reset":
+            self._plain = _as_gymnasium_has_it(self._env, client.vector_env.num_envs, options["seed"])
+        return self._call(client, method, *arguments, **options)
 
     def catch_up(self) -> None:
         """Takes the steps that have been taken since the last call."""

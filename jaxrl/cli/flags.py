@@ -95,7 +95,7 @@ class EvaluateFlags:
     render: bool = False
     """Show the episodes in a window, one after the other."""
     video: str | None = None
-    """Folder for a film of each episode (mp4), or FILE.webp or FILE.gif for one animation of them all."""
+    """Folder for a video of each episode (mp4), or FILE.webp or FILE.gif for one animation of them all."""
 
 
 def evaluate_flags() -> Any:

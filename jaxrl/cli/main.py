@@ -276,7 +276,7 @@ def _spelled_out(word: str, is_name: bool = False) -> str:
 def _evaluate(flags: "EvaluateFlags") -> None:
     import numpy as np
 
-    from jaxrl.envs.vector import make_envs
+    from jaxrl.envs.make import make_envs
     from jaxrl.storage.policy import load_policy
     from jaxrl.training.evaluate import MAX_ENVS_IN_TURN, cut_line, evaluate, make_eval_envs
 
@@ -285,19 +285,19 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     record = _record_of(flags, policy.notes, policy.wrapper) if flags.recorded else {}
     env, wrapper = _environment_of(flags, record.get("env", policy.env), policy.wrapper)
     episodes, seed = record.get("episodes", flags.episodes or 10), record.get("seeds", flags.seed or 0)
-    camera = None
+    recorder = None
     options: dict[str, Any] = {}
     if flags.max_episode_steps is not None:
         options["max_episode_steps"] = flags.max_episode_steps
     if flags.render:
         envs = make_envs(env, 1, 0, wrapper=wrapper, render_mode="human", **options)
     elif flags.video is not None:
-        from jaxrl.envs.video import Camera, is_animation
+        from jaxrl.envs.video import VideoRecorder, is_animation
 
         path = Path(flags.video)
         episodes = flags.episodes or (1 if is_animation(path) else 10)
-        camera = Camera(env, path, **options)
-        envs = make_envs(camera, 1, 0, wrapper=wrapper)
+        recorder = VideoRecorder(env, path, **options)
+        envs = make_envs(recorder, 1, 0, wrapper=wrapper)
     else:
         max_envs = record.get("num_envs", MAX_ENVS_IN_TURN)
         backend = record.get("backend", "gymnasium")
@@ -317,8 +317,8 @@ def _evaluate(flags: "EvaluateFlags") -> None:
     max_steps = record.get("max_steps", sys.maxsize) if flags.recorded else None
     results = evaluate(lambda obs: policy.act(obs, rng), envs, episodes, seed, max_steps=max_steps, cut=cut)
     envs.close()
-    if camera is not None:
-        camera.save()
+    if recorder is not None:
+        recorder.save()
     assert results is not None
     returns, lengths = results
     for episode_return, length in zip(returns, lengths, strict=True):
@@ -342,7 +342,7 @@ def _check_flags(flags: "EvaluateFlags") -> None:
     if flags.max_episode_steps is not None and flags.max_episode_steps < 1:
         raise BadInput(f"--max-episode-steps is {flags.max_episode_steps}: it must be at least 1")
     if flags.render and flags.video is not None:
-        raise BadInput("--render shows the episodes and --video films them: give one of the two")
+        raise BadInput("--render shows the episodes and --video records them: give one of the two")
     if flags.render:
         _check_display()
 
@@ -379,7 +379,7 @@ def _check_display() -> None:
     from jaxrl.envs.video import has_screen
 
     if not has_screen():
-        raise BadInput("--render needs a screen and there is none; evaluate.py --video DIR makes a film instead")
+        raise BadInput("--render needs a screen and there is none; evaluate.py --video DIR makes a video instead")
 
 
 def _run(command: Callable[[], None]) -> int:
@@ -424,12 +424,12 @@ def current_folder_first() -> Iterator[None]:
 def _no_exit_of_others() -> Iterator[None]:
     """Code of the user's that calls `sys.exit` has failed, whatever the code that it gives: with 0 it would look as if
     all had gone well. Our own exits are those of a signal, once the run is saved."""
-    from jaxrl.envs.processes import STOPS
+    from jaxrl.envs.processes import STOP_SIGNALS
 
     try:
         yield
     except SystemExit as end:
-        if end.code in [128 + kind for kind in STOPS]:
+        if end.code in [128 + kind for kind in STOP_SIGNALS]:
             raise
         place = traceback.extract_tb(end.__traceback__)[-1]
         raise EnvironmentLost(

@@ -17,7 +17,7 @@ from gymnasium import spaces
 
 from jaxrl.errors import BadInput
 
-MOST_VALUES = 2**20  # Of a one-hot observation: at this width a layer of 64 units already takes 256 MiB.
+MAX_ONE_HOT_VALUES = 2**20  # Of a one-hot observation: at this width a layer of 64 units already takes 256 MiB.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,26 +70,26 @@ def layout(space: spaces.Space) -> Layout:
         return shape
     sizes = space.n if isinstance(space, spaces.Discrete) else space.nvec
     found = OneHot(shape, *(tuple(map(int, np.ravel(numbers))) for numbers in (sizes, space.start)))
-    if width(found) > MOST_VALUES:
+    if width(found) > MAX_ONE_HOT_VALUES:
         raise BadInput(
             f"observation space {type(space).__name__} has {width(found):,} values, each of which becomes an input of "
-            f"the networks: there must be at most {MOST_VALUES:,}; an ObservationWrapper can give a Box instead"
+            f"the networks: there must be at most {MAX_ONE_HOT_VALUES:,}; an ObservationWrapper can give a Box instead"
         )
     return found
 
 
-def width(of: Layout) -> int:
+def width(layout: Layout) -> int:
     """Returns how many numbers a flattened observation has."""
-    if isinstance(of, dict | list):
-        return sum(width(part) for _, part in _parts(of))
-    return sum(of.sizes) if isinstance(of, OneHot) else math.prod(_shape(of))
+    if isinstance(layout, dict | list):
+        return sum(width(part) for _, part in layout_parts(layout))
+    return sum(layout.sizes) if isinstance(layout, OneHot) else math.prod(leaf_shape(layout))
 
 
-def flatten(of: Layout, obs: Any, num_rows: int) -> np.ndarray:
+def flatten(layout: Layout, obs: Any, num_rows: int) -> np.ndarray:
     """Flattens observations, as a vector environment gives them, to rows of float32.
 
     Args:
-      of: the layout of one observation.
+      layout: of one observation.
       obs: `num_rows` observations: an array with a leading axis, of a Dict or a Tuple its parts so.
       num_rows: how many they are.
 
@@ -98,38 +98,40 @@ def flatten(of: Layout, obs: Any, num_rows: int) -> np.ndarray:
       number that float32 cannot hold becomes infinite. Of a Discrete, MultiDiscrete or MultiBinary that holds a value
       which its space does not have, all numbers of that row become NaN.
     """
-    if isinstance(of, tuple):
+    if isinstance(layout, tuple):
         return to_float32(obs).reshape(num_rows, -1)
-    if isinstance(of, OneHot):
-        return _one_hot(of, obs, num_rows)
-    if isinstance(of, Binary):
+    if isinstance(layout, OneHot):
+        return _one_hot(layout, obs, num_rows)
+    if isinstance(layout, Binary):
         rows = to_float32(obs).reshape(num_rows, -1)
         rows[~((rows == 0) | (rows == 1)).all(1)] = np.nan
         return rows
-    return np.concatenate([flatten(part, obs[key], num_rows) for key, part in _parts(of)], axis=1)
+    return np.concatenate([flatten(part, obs[key], num_rows) for key, part in layout_parts(layout)], axis=1)
 
 
-def describe(of: Layout) -> str:
+def describe(layout: Layout) -> str:
     """Returns the layout in words: the shape of a Box, the parts' names and shapes in their order, and so on."""
-    if isinstance(of, dict):
-        return ", ".join(f"{key} {describe(part)}" for key, part in of.items())
-    if isinstance(of, list):
-        return f"Tuple({', '.join(map(describe, of))})"
-    if isinstance(of, OneHot):
-        kind = "MultiDiscrete" if of.shape else "Discrete"
-        sizes, starts = (np.reshape(numbers, of.shape).tolist() for numbers in (of.sizes, of.starts))
+    if isinstance(layout, dict):
+        return ", ".join(f"{key} {describe(part)}" for key, part in layout.items())
+    if isinstance(layout, list):
+        return f"Tuple({', '.join(map(describe, layout))})"
+    if isinstance(layout, OneHot):
+        kind = "MultiDiscrete" if layout.shape else "Discrete"
+        sizes, starts = (np.reshape(numbers, layout.shape).tolist() for numbers in (layout.sizes, layout.starts))
         return f"{kind} {sizes} from {starts}"
-    return f"MultiBinary {list(of.shape)}" if isinstance(of, Binary) else str(of)
+    return f"MultiBinary {list(layout.shape)}" if isinstance(layout, Binary) else str(layout)
 
 
-def layout_to_json(of: Layout) -> Any:
+def layout_to_json(layout: Layout) -> Any:
     """Returns what `layout_from_json` makes the layout of again, JSON-able: a Box is its shape, a Dict an object, and
     anything else a list that begins with its name."""
-    if isinstance(of, dict):
-        return {key: layout_to_json(part) for key, part in of.items()}
-    if isinstance(of, list):
-        return ["Tuple", *map(layout_to_json, of)]
-    return list(of) if isinstance(of, tuple) else [type(of).__name__, *map(list, dataclasses.astuple(of))]
+    if isinstance(layout, dict):
+        return {key: layout_to_json(part) for key, part in layout.items()}
+    if isinstance(layout, list):
+        return ["Tuple", *map(layout_to_json, layout)]
+    if isinstance(layout, tuple):
+        return list(layout)
+    return [type(layout).__name__, *map(list, dataclasses.astuple(layout))]
 
 
 def layout_from_json(record: Any) -> Layout:
@@ -146,9 +148,9 @@ def layout_from_json(record: Any) -> Layout:
     return tuple(record)
 
 
-def what_is_wrong(of: Layout) -> str:
+def what_is_wrong(layout: Layout) -> str:
     """Returns what can be wrong with an observation that `flatten` turned into a row which is not finite."""
-    boxes_only = all(isinstance(leaf, tuple) for leaf in _leaves(of))
+    boxes_only = all(isinstance(leaf, tuple) for leaf in layout_leaves(layout))
     return "not finite" if boxes_only else "not finite, or not in its space"
 
 
@@ -161,162 +163,44 @@ def observation_at(obs: Any, index: int) -> Any:
     return obs[index]
 
 
-def rows_of(of: Layout, obs: Any) -> tuple[np.ndarray, bool]:
-    """Checks and flattens observations that a user gives: one, or N of them, or such as are flattened already.
-
-    An array is read by its shape. `shape` is that of the space, and S is how many numbers a flattened observation has.
-    The first line that fits counts:
-
-    1. `shape`: one observation.
-    2. `(N, *shape)`: N observations.
-    3. `(S,)`: one flattened observation.
-    4. `(N, S)`: N flattened observations.
-
-    So one dimension always means N observations where the space is a Discrete or another space of shape `()`. And
-    `(1, W)` always means one observation where the space has that shape.
-
-    Observations of a Dict are a mapping with its keys, and those of a Tuple are a tuple or a list of its parts. Either
-    each part is read by line 1, or each is read by line 2 with the same N. An array, or a list where the space is a
-    Dict, is read by lines 3 and 4.
-
-    Args:
-      of: the layout of one observation.
-      obs: the observations.
-
-    Returns:
-      `(N, S)` float32, in memory of its own, and whether it is one observation that came without an axis for N.
-
-    Raises:
-      BadInput: the observations have another structure or shape; or they are not numbers, not finite in float32, or
-        not in their space where that is a Discrete, MultiDiscrete or MultiBinary.
-    """
-    in_parts = (isinstance(of, dict) and isinstance(obs, Mapping)) or (
-        isinstance(of, list) and isinstance(obs, tuple | list)
-    )
-    if not in_parts:
-        obs = _numbers("obs", obs)
-        if not _fits(of, obs.shape) and obs.ndim in (1, 2) and obs.shape[-1] == width(of):
-            rows = to_float32(obs).reshape(-1, width(of))
-            leaves = list(_leaves(of))
-            columns = np.split(rows, np.cumsum([width(leaf) for leaf in leaves])[:-1], axis=1)
-            for leaf, block in zip(leaves, columns, strict=True):
-                _check_values("obs, taken as already flattened,", leaf, block)
-            return rows, obs.ndim == 1
-    named = list(_named_arrays("obs", of, obs))
-    count = _common_count(named)
-    if count == 0:
-        return np.zeros((0, width(of)), np.float32), False
-    blocks = [flatten(leaf, array, count or 1) for _, leaf, array in named]
-    for (name, leaf, _), block in zip(named, blocks, strict=True):
-        _check_values(name, leaf, block)
-    return np.concatenate(blocks, axis=1), count is None
+def layout_parts(layout: dict[str, Any] | list[Any]) -> Iterable[tuple[Any, Layout]]:
+    """Returns the parts of a Dict or a Tuple, each with its key or its index."""
+    return layout.items() if isinstance(layout, dict) else enumerate(layout)
 
 
-def _parts(of: dict[str, Any] | list[Any]) -> Iterable[tuple[Any, Layout]]:
-    return of.items() if isinstance(of, dict) else enumerate(of)
-
-
-def _leaves(of: Layout) -> Iterator[Any]:
-    """What is neither a Dict nor a Tuple, in the order of the row."""
-    if isinstance(of, dict | list):
-        for _, part in _parts(of):
-            yield from _leaves(part)
+def layout_leaves(layout: Layout) -> Iterator[Any]:
+    """Yields the layout of each part that is neither a Dict nor a Tuple, in the order of the row."""
+    if isinstance(layout, dict | list):
+        for _, part in layout_parts(layout):
+            yield from layout_leaves(part)
     else:
-        yield of
+        yield layout
 
 
-def _shape(leaf: Any) -> tuple[int, ...]:
+def leaf_shape(leaf: Any) -> tuple[int, ...]:
+    """Returns the shape of one observation of a space that is neither a Dict nor a Tuple."""
     return leaf if isinstance(leaf, tuple) else leaf.shape
 
 
 def to_float32(numbers: Any) -> np.ndarray:
-    """A copy in float32. A number that float32 cannot hold becomes infinite or zero, whatever `np.seterr` says."""
+    """Returns a copy in float32. A number that it cannot hold becomes infinite or zero, whatever `np.seterr` says."""
     if getattr(numbers, "dtype", None) == np.float32:
         return numbers.copy()
     with np.errstate(all="ignore"):
         return np.array(numbers, np.float32)
 
 
-def _one_hot(of: OneHot, obs: Any, num_rows: int) -> np.ndarray:
-    number, value = _columns(of)
-    hit = np.asarray(obs).reshape(num_rows, len(of.sizes))[:, number] == value
+def _one_hot(layout: OneHot, obs: Any, num_rows: int) -> np.ndarray:
+    number, value = _columns(layout)
+    hit = np.asarray(obs).reshape(num_rows, len(layout.sizes))[:, number] == value
     rows = hit.astype(np.float32)
-    rows[hit.sum(1) != len(of.sizes)] = np.nan
+    rows[hit.sum(1) != len(layout.sizes)] = np.nan
     return rows
 
 
 @functools.lru_cache(maxsize=64)
-def _columns(of: OneHot) -> tuple[np.ndarray, np.ndarray]:
+def _columns(layout: OneHot) -> tuple[np.ndarray, np.ndarray]:
     """Of each column of a one-hot row, the number that it belongs to, by index, and the value that it stands for."""
-    number = np.repeat(np.arange(len(of.sizes)), of.sizes)
-    values = [np.arange(start, start + size) for start, size in zip(of.starts, of.sizes, strict=True)]
+    number = np.repeat(np.arange(len(layout.sizes)), layout.sizes)
+    values = [np.arange(start, start + size) for start, size in zip(layout.starts, layout.sizes, strict=True)]
     return number, np.concatenate(values)
-
-
-def _fits(of: Layout, shape: tuple[int, ...]) -> bool:
-    """Whether an array of this shape is one observation that is no Dict or Tuple, or N of them."""
-    if isinstance(of, dict | list):
-        return False
-    axes = len(shape) - len(_shape(of))
-    return axes in (0, 1) and shape[axes:] == _shape(of)
-
-
-def _numbers(name: str, value: Any) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except Exception as error:  # Of a ragged list NumPy's, of an object of a user's whatever it may be.
-        raise BadInput(f"{name} is of type {type(value).__name__}, no array: {' '.join(str(error).split())}") from error
-    if not np.can_cast(array.dtype, np.float64, "same_kind"):
-        raise BadInput(f"{name} is of type {type(value).__name__} and {array.dtype}: it must hold real numbers")
-    return array
-
-
-def _named_arrays(name: str, of: Layout, obs: Any) -> Iterator[tuple[str, Any, np.ndarray]]:
-    """The arrays of which observations consist, each with its name and its layout, once their shapes are checked."""
-    if isinstance(of, dict | list):
-        _check_parts(name, of, obs)
-        for key, part in _parts(of):
-            yield from _named_arrays(f"{name}[{key!r}]", part, obs[key])
-        return
-    array, shape = _numbers(name, obs), _shape(of)
-    if not _fits(of, array.shape):
-        many = f"({', '.join(map(str, ('N', *shape)))}{'' if shape else ','})"
-        flat = f", or flattened (N, {width(of)})" if name == "obs" and shape != (width(of),) else ""
-        raise BadInput(f"{name} has the shape {array.shape}: it must be {shape} for one, {many} for N of them{flat}")
-    yield name, of, array
-
-
-def _check_parts(name: str, of: dict[str, Any] | list[Any], obs: Any) -> None:
-    wanted = f"a dict with the keys {', '.join(of)}" if isinstance(of, dict) else f"a tuple of {len(of)} parts"
-    if not isinstance(obs, Mapping if isinstance(of, dict) else tuple | list):
-        given = f"has the shape {obs.shape}" if isinstance(obs, np.ndarray) else f"is a {type(obs).__name__}"
-        flat = f", or flattened, of shape (N, {width(of)})" if name == "obs" else ""
-        raise BadInput(f"{name} {given}: it must be {wanted}{flat}")
-    if len(obs) != len(of) or (isinstance(obs, Mapping) and obs.keys() != set(of)):
-        given = f"the keys {', '.join(map(str, obs))}" if isinstance(of, dict) else f"{len(obs)} parts"
-        raise BadInput(f"{name} has {given}: it must be {wanted}")
-
-
-def _common_count(named: list[tuple[str, Any, np.ndarray]]) -> int | None:
-    """How many observations each of the arrays holds; None for one without an axis for N."""
-    counts = [None if array.shape == _shape(leaf) else len(array) for _, leaf, array in named]
-    for (name, _, _), count in zip(named, counts, strict=True):
-        if count != counts[0]:
-            first, this = ("one without an axis for N" if each is None else each for each in (counts[0], count))
-            raise BadInput(
-                f"observations: {named[0][0]} holds {first}, {name} holds {this}; all parts must hold as many"
-            )
-    return counts[0]
-
-
-def _check_values(name: str, leaf: Any, rows: np.ndarray) -> None:
-    if isinstance(leaf, tuple):
-        if not np.isfinite(rows).all():
-            raise BadInput(f"{name} holds a number that is not finite in float32: there is no action for it")
-        return
-    valid = ((rows == 0) | (rows == 1)).all()
-    if isinstance(leaf, OneHot) and valid:
-        firsts = np.cumsum((0, *leaf.sizes[:-1]))
-        valid = (np.add.reduceat(rows, firsts, axis=1) == 1).all()
-    if not valid:
-        raise BadInput(f"{name} holds a value that is not in its space, {describe(leaf)}")

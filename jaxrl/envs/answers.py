@@ -1,4 +1,4 @@
-"""What environments answer, held against what Gymnasium asks of them. No JAX here.
+"""Checks of the answers of environments against what Gymnasium asks of them. No JAX here.
 
 An answer whose meaning is plain is taken, such as a reward of shape `(1,)`. Any other raises ValueError, whose message
 says what the environment gave and what it must give.
@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-LARGEST_APART = 2.0**26  # Between larger numbers float32 leaves gaps of 8 and more.
-GIVES = {
+ANSWER_RULES = {
     "step": (5, "a step must give five values: observation, reward, terminated, truncated and info"),
     "reset": (2, "a reset must give two values: observation and info"),
 }
 
 
-def parts_of(answer: Any, question: str) -> Sequence[Any]:
+def parts_of(answer: Any, method: str) -> Sequence[Any]:
     """The values that `step` or `reset` has given, as many as there must be."""
-    number, rule = GIVES.get(question, (None, ""))
+    number, rule = ANSWER_RULES.get(method, (None, ""))
     if number is not None and (not isinstance(answer, tuple | list) or len(answer) != number):
         raise ValueError(f"gave {_kind(answer)}: {rule}")
     return answer
@@ -31,7 +30,7 @@ def unpacking_rule(error: BaseException) -> str:
     text = str(error)
     if not isinstance(error, ValueError) or "values to unpack" not in text:
         return ""
-    return f"; {GIVES['step' if 'expected 5' in text else 'reset'][1]}"
+    return f"; {ANSWER_RULES['step' if 'expected 5' in text else 'reset'][1]}"
 
 
 def number(name: str, value: Any) -> float:
@@ -89,30 +88,6 @@ def check_shape(space: spaces.Space, obs: Any, num_envs: int | None = None) -> N
         raise ValueError(f"gave an observation {wrong}")
 
 
-def loses_digits(space: spaces.Space, obs: Any) -> bool:
-    """Whether float32 cannot hold a large number of these observations as it is: where numbers differ by less than the
-    gaps of float32, two observations become one."""
-    if isinstance(space, spaces.Dict):
-        return any(loses_digits(part, obs[key]) for key, part in space.spaces.items())
-    if isinstance(space, spaces.Tuple):
-        return any(loses_digits(part, obs[index]) for index, part in enumerate(space.spaces))
-    if not is_wide(space):
-        return False
-    exact = np.asarray(obs, np.float64)
-    large = exact[np.isfinite(exact) & (np.abs(exact) > LARGEST_APART)]
-    with np.errstate(over="ignore"):
-        return bool((large.astype(np.float32) != large).any())
-
-
-def is_wide(space: spaces.Space) -> bool:
-    """Whether a Box, or a part of a Dict or Tuple, has numbers with more digits than float32 can hold."""
-    if isinstance(space, spaces.Dict):
-        return any(map(is_wide, space.spaces.values()))
-    if isinstance(space, spaces.Tuple):
-        return any(map(is_wide, space.spaces))
-    return isinstance(space, spaces.Box) and space.dtype != np.float32 and space.dtype.itemsize >= 4
-
-
 def _number(value: Any) -> float:
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "biufO":
@@ -159,7 +134,7 @@ def _misfit_of_array(space: spaces.Space, obs: Any, num_envs: int | None) -> str
 
 
 def _kind(value: Any) -> str:
-    """What sort of thing a value is, in few words."""
+    """A value's type and shape, in few words."""
     if value is None or isinstance(value, str | bool | int | float):
         return repr(value)[:40]
     if isinstance(value, tuple | list | dict):

@@ -10,9 +10,10 @@ from jaxrl.data.memory import free_host_bytes, resident_bytes
 from jaxrl.errors import BadInput
 from jaxrl.report import tell
 
-LONG, MUCH = 10.0, 0.1  # Seconds, and a share of the memory that is free: more is not taken without a word.
-LOOKS = 3, 9, 17, 33  # After so many environments there is a look at what they took,
-SURE = 17  # and from this one on it says something of small environments too.
+MAX_SILENT_S = 10.0  # Building that takes longer is announced,
+MAX_SILENT_MEMORY_SHARE = 0.1  # and so is building that takes more of the memory that is free.
+MEASURED_COUNTS = 3, 9, 17, 33  # After so many environments their time and memory are measured.
+MIN_COUNT_IF_SMALL = 17  # Fewer small environments say nothing of the others.
 
 
 class Builder:
@@ -36,21 +37,21 @@ class Builder:
         self._built += 1
         if self._built == 1:
             self._mark = 1, time.monotonic(), resident_bytes()
-        elif self._built in LOOKS and self._built < self._num_envs:
-            self._look()
+        elif self._built in MEASURED_COUNTS and self._built < self._num_envs:
+            self._measure()
         return env
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         before, self._mark = self._mark, (self._built, time.monotonic(), resident_bytes())
         number, seconds, size = (now - then for now, then in zip(self._mark, before, strict=True))
         self._seconds, self._bytes = min(self._seconds, seconds / number), min(self._bytes, size / number)
-        if self._built < SURE and self._seconds < 1 and self._bytes < 2**26:
+        if self._built < MIN_COUNT_IF_SMALL and self._seconds < 1 and self._bytes < 2**26:
             return  # A few small ones say little: memory comes in pages, and other processes have their turns.
         left = self._num_envs - self._built
-        self._told = self._told or say_what_is_taken(self._num_envs, left * self._seconds, left * self._bytes)
+        self._told = self._told or announce_cost(self._num_envs, left * self._seconds, left * self._bytes)
 
 
-def say_what_is_taken(num_envs: int, seconds: float, size: float) -> bool:
+def announce_cost(num_envs: int, seconds: float, size: float) -> bool:
     """Says what building environments takes, if that is much; returns whether it was said.
 
     Args:
@@ -64,7 +65,7 @@ def say_what_is_taken(num_envs: int, seconds: float, size: float) -> bool:
     needs, has = f"{max(size, 0) / 2**30:,.1f} GiB", f"{free / 2**30:,.1f} GiB are free"
     if size > free:
         raise BadInput(f"num_envs is {num_envs:,}: to build so many environments takes {needs}, and {has}")
-    if seconds <= LONG and size <= MUCH * free:
+    if seconds <= MAX_SILENT_S and size <= MAX_SILENT_MEMORY_SHARE * free:
         return False
     tell(f"to build {num_envs:,} environments takes about {seconds:,.0f} s and {needs}; {has}")
     return True

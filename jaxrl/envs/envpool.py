@@ -51,7 +51,7 @@ def _double_pendulum(obs: np.ndarray) -> np.ndarray:
 
 
 # When an observation means that the task has ended, by the rule of Gymnasium's own environment; None for never.
-ENDS: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {
+TERMINATION_RULES: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {
     "CartPole": _cartpole,
     "Ant": _ant,
     "HalfCheetah": None,
@@ -65,18 +65,25 @@ ENDS: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {
     "Swimmer": None,
     "Walker2d": _walker,
 }
-IDS = ["CartPole-v1", *(f"{task}-v{version}" for task in ENDS if task != "CartPole" for version in (4, 5))]
+ENV_IDS = [
+    "CartPole-v1",
+    *(f"{task}-v{version}" for task in TERMINATION_RULES if task != "CartPole" for version in (4, 5)),
+]
 
 
-class Pool(VectorEnv):
-    """N environments of one of the tasks in `IDS`, with the spaces that Gymnasium gives them; it resets in NEXT_STEP
-    mode, and single environments when `options` hold a `reset_mask`."""
+class EnvPoolEnvs(VectorEnv):
+    """N environments of one of the tasks in `ENV_IDS`, with the spaces that Gymnasium gives them. They reset in
+    NEXT_STEP mode, and one alone when `options` hold a `reset_mask`.
+
+    Attributes:
+      obs: the last observations, `(N, ...)`, in EnvPool's own precision.
+    """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
     def __init__(self, env_id: str, num_envs: int) -> None:
-        if env_id not in IDS:
-            raise BadInput(f"environment {env_id} is not one of env_backend envpool's: it has {', '.join(IDS)}")
+        if env_id not in ENV_IDS:
+            raise BadInput(f"environment {env_id} is not one of env_backend envpool's: it has {', '.join(ENV_IDS)}")
         try:
             import envpool  # noqa: F401
         except ImportError as error:
@@ -88,8 +95,8 @@ class Pool(VectorEnv):
         self.num_envs, self._id = num_envs, env_id
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._obs: np.ndarray
-        self._ends = ENDS[env_id.partition("-")[0]]
+        self.obs: np.ndarray
+        self._is_terminal = TERMINATION_RULES[env_id.partition("-")[0]]
         self._pool: Any = None
 
     def reset(
@@ -99,21 +106,21 @@ class Pool(VectorEnv):
         only."""
         mask = (options or {}).get("reset_mask")
         if mask is not None:
-            self._obs = self._obs.copy()
-            self._obs[mask] = self._pool.reset(options={"reset_mask": mask})[0]
+            self.obs = self.obs.copy()
+            self.obs[mask] = self._pool.reset(options={"reset_mask": mask})[0]
         else:
             if seed is not None or self._pool is None:
                 words = np.random.SeedSequence().generate_state(self.num_envs) if seed is None else np.array(seed)
                 self._pool = self._make([int(word) & 0x7FFFFFFF for word in words])
-            self._obs = np.array(self._pool.reset()[0])
-        return self._obs.copy(), {}
+            self.obs = np.array(self._pool.reset()[0])
+        return self.obs.copy(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps all of them."""
-        self._obs, reward, terminated, truncated, _ = self._pool.step(actions)
-        if self._ends is not None and truncated.any():
-            terminated = terminated | (truncated & self._ends(self._obs))
-        return self._obs, reward, terminated, truncated, {}
+        self.obs, reward, terminated, truncated, _ = self._pool.step(actions)
+        if self._is_terminal is not None and truncated.any():
+            terminated = terminated | (truncated & self._is_terminal(self.obs))
+        return self.obs, reward, terminated, truncated, {}
 
     def close_extras(self, **options: Any) -> None:
         """Ends the threads."""

@@ -3,7 +3,7 @@ MuJoCo hides stays hidden, and what it raises says which environment raised it. 
 
 import copy
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -18,17 +18,17 @@ from jaxrl.output import say
 from jaxrl.report import raise_if_asked_to_stop, raised, tell
 
 # The keys of an info under which a guard says what is wrong with a step, and what a user must know of a reset.
-FAULT, NOTICE = "jaxrl_fault", "jaxrl_notice"
-RESERVED = FAULT, NOTICE, "final_obs", "final_info"  # Keys that mean something here or to Gymnasium.
-LARGEST_SEED = 2**31 - 1  # That a C int can hold.
+FAULT_KEY, NOTICE_KEY = "jaxrl_fault", "jaxrl_notice"
+RESERVED_KEYS = FAULT_KEY, NOTICE_KEY, "final_obs", "final_info"  # Keys that mean something here or to Gymnasium.
+MAX_INT_SEED = 2**31 - 1  # That a C int can hold.
 # MuJoCo's counters that mean a state or control which it could not compute with and has quietly replaced.
-COUNTED = "BADQPOS", "BADQVEL", "BADQACC", "BADCTRL"
+MUJOCO_COUNTERS = "BADQPOS", "BADQVEL", "BADQACC", "BADCTRL"
 # Said by its model of HalfCheetah at every load, and whenever one of those counters moves, which is ours to tell.
-UNSAID = "settotalmass", "The simulation is unstable"
+IGNORED_WARNINGS = "settotalmass", "The simulation is unstable"
 
 
 class Mark(str):
-    """What a guard says under `FAULT` or `NOTICE`. A user's own value under such a key is of another type."""
+    """A guard's words under `FAULT_KEY` or `NOTICE_KEY`. A user's own value under such a key is of another type."""
 
     __slots__ = ()
 
@@ -74,14 +74,16 @@ class Guard(gym.Wrapper):
             raise self._refused(error) from None
         mujoco, data = sys.modules.get("mujoco"), getattr(self._base, "data", None)
         if mujoco is not None and isinstance(data, mujoco.MjData):
-            first, last = (int(getattr(mujoco.mjtWarning, f"mjWARN_{name}")) for name in (COUNTED[0], COUNTED[-1]))
+            first, last = (
+                int(getattr(mujoco.mjtWarning, f"mjWARN_{name}")) for name in (MUJOCO_COUNTERS[0], MUJOCO_COUNTERS[-1])
+            )
             self._counters = data.warning.number[first : last + 1]  # Not a copy: MuJoCo counts in it.
             self._counted = self._counters.tobytes()
         info = self._kept(info) if self._keeps_infos else {}
-        return obs, info if notice is None else {**info, NOTICE: Mark(notice)}
+        return obs, info if notice is None else {**info, NOTICE_KEY: Mark(notice)}
 
     def snapshot(self) -> dict[str, Any] | None:
-        """What the environment would need to continue from here; None where that is not known."""
+        """Returns the state that the environment needs to continue from here; None where that is not known."""
         return env_state(self.env)
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
@@ -89,7 +91,7 @@ class Guard(gym.Wrapper):
         set_env_state(self.env, states[self._index])
 
     def inside(self) -> Inside:
-        """What can be seen inside the environment, from whatever process it runs in."""
+        """Looks inside the environment, in the process that it runs in."""
         return inside(self.env)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -120,13 +122,13 @@ class Guard(gym.Wrapper):
         info = self._kept(info) if self._keeps_infos else {}
         if self._counters is not None and self._counters.tobytes() != self._counted:
             before = np.frombuffer(self._counted, self._counters.dtype)
-            moved = np.array(COUNTED)[self._counters != before]
+            moved = np.array(MUJOCO_COUNTERS)[self._counters != before]
             self._counted = self._counters.tobytes()
-            info = {**info, FAULT: Mark(f"left what MuJoCo can compute ({', '.join(moved)})")}
+            info = {**info, FAULT_KEY: Mark(f"left what MuJoCo can compute ({', '.join(moved)})")}
         return obs, reward, terminated, truncated, info
 
     def close(self) -> None:
-        """Closes the environment. What it raises is told, and keeps nobody from closing its neighbours."""
+        """Closes the environment. An exception is told, and its neighbours are closed nevertheless."""
         try:
             self.env.close()
         except (Exception, SystemExit) as error:
@@ -135,7 +137,7 @@ class Guard(gym.Wrapper):
 
     def _kept(self, info: Any) -> dict[str, Any]:
         """An info for who reads it, but for what would be taken for something else."""
-        return {key: value for key, value in info.items() if key not in RESERVED} if isinstance(info, dict) else {}
+        return {key: value for key, value in info.items() if key not in RESERVED_KEYS} if isinstance(info, dict) else {}
 
     def _refused(self, error: ValueError) -> EnvironmentLost:
         return EnvironmentLost(f"environment {self._index} ({type(self._base).__name__}) {error}")
@@ -145,6 +147,14 @@ class Guard(gym.Wrapper):
         return EnvironmentLost(f"environment {self._index} raised {raised(error)}{unpacking_rule(error)}")
 
 
+def marks(infos: Any, key: str) -> dict[int, str]:
+    """Returns what guards said under `key`, by environment."""
+    said = infos.get(key) if isinstance(infos, Mapping) else None
+    if not isinstance(said, np.ndarray) or said.dtype != object:
+        return {}
+    return {index: str(mark) for index, mark in enumerate(said) if isinstance(mark, Mark)}
+
+
 def reset_with_seed(env: Any, options: dict[str, Any]) -> tuple[Any, str | None]:
     """`env.reset(**options)`. An environment that refuses a seed which no C int can hold is given its lower 31 bits.
     The second value then says so in one line; it is None where the seed was taken."""
@@ -152,10 +162,10 @@ def reset_with_seed(env: Any, options: dict[str, Any]) -> tuple[Any, str | None]
     try:
         return env.reset(**options), None
     except (OverflowError, ValueError, TypeError, AssertionError) as error:
-        if not isinstance(seed, int) or seed <= LARGEST_SEED:
+        if not isinstance(seed, int) or seed <= MAX_INT_SEED:
             raise
         try:
-            answer = env.reset(**{**options, "seed": seed & LARGEST_SEED})
+            answer = env.reset(**{**options, "seed": seed & MAX_INT_SEED})
         except Exception:  # So it was not for the seed.
             raise error from None
         name = type(env.unwrapped).__name__
@@ -170,7 +180,7 @@ def guarded(make: Callable[[], gym.Env], index: int) -> Guard:
 
 def hear_mujoco() -> None:
     """Takes over MuJoCo's warnings from its default, which prints and writes a log file into the working directory.
-    Whoever has set a function for them keeps it."""
+    A function that the user has set for them stays."""
     try:
         import mujoco
     except ImportError:
@@ -180,5 +190,5 @@ def hear_mujoco() -> None:
 
 
 def _warn(message: str) -> None:
-    if not any(words in message for words in UNSAID):
+    if not any(words in message for words in IGNORED_WARNINGS):
         say(f"MuJoCo: {message}", sys.stderr)

@@ -21,19 +21,19 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
-from jaxrl.envs.building import say_what_is_taken
-from jaxrl.errors import EnvironmentLost
+from jaxrl.envs.building import announce_cost
+from jaxrl.errors import EnvironmentLost, one_line
 
-NOTHING = 50  # Gymnasium's level of logging above that of errors.
-HINT = "a script that starts environments in processes must guard its own start: if __name__ == '__main__':"
-START_SECONDS = 60.0  # That a process gets at least, to import what it needs.
-STOPS = signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ())
-PROCESS_SECONDS, PROCESS_BYTES = 0.5, 20 * 2**20  # That a process takes at least, to import what it needs.
-PATIENCE = 5.0  # Seconds that workers get to close their environments before they are killed.
-_started: weakref.WeakSet["Workers"] = weakref.WeakSet()  # To be stopped before this process ends.
+LOG_LEVEL_NONE = 50  # Gymnasium's level of logging above that of errors.
+MAIN_GUARD_HINT = "a script that starts environments in processes must guard its own start: if __name__ == '__main__':"
+MIN_START_TIMEOUT_S = 60.0  # That a process gets at least, to import what it needs.
+STOP_SIGNALS = signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ())
+MIN_PROCESS_S, MIN_PROCESS_BYTES = 0.5, 20 * 2**20  # That a process takes at least, to import what it needs.
+CLOSE_TIMEOUT_S = 5.0  # That workers get to close their environments before they are killed.
+_started: weakref.WeakSet["ProcessEnvs"] = weakref.WeakSet()  # To be stopped before this process ends.
 
 
-class Workers(AsyncVectorEnv):
+class ProcessEnvs(AsyncVectorEnv):
     """An AsyncVectorEnv of spawned processes. None is left behind when it cannot be built, when nobody closes it, or
     when this process ends. They are no daemons, so that an environment may start processes of its own: each leads a
     group of processes, and the group is stopped with it. Where the `spaces` of an environment, of its observations and
@@ -49,14 +49,14 @@ class Workers(AsyncVectorEnv):
     ) -> None:
         self._blocked: set[Any] | None = None
         count, cores = len(makers), os.cpu_count() or 1
-        say_what_is_taken(count, count * PROCESS_SECONDS / cores, count * PROCESS_BYTES)
-        self._start_limit, self._late = max(timeout, START_SECONDS), False
+        announce_cost(count, count * MIN_PROCESS_S / cores, count * MIN_PROCESS_BYTES)
+        self._start_limit, self._late = max(timeout, MIN_START_TIMEOUT_S), False
         self.owner = os.getpid()
         _started.add(self)
         with tempfile.TemporaryDirectory() as folder, quiet():
             notes = [Path(folder, str(index)) for index in range(len(makers))]
             each = zip(makers, notes, strict=True)
-            makers = [functools.partial(_in_worker, make, note, spaces) for make, note in each]
+            makers = [functools.partial(make_in_worker, make, note, spaces) for make, note in each]
             try:
                 self._hold_interrupts_back()
                 # A spawned process copies nothing of this one, whose JAX threads a fork would leave in mid-work.
@@ -65,7 +65,7 @@ class Workers(AsyncVectorEnv):
                 said = [note.read_text() for note in notes if note.is_file()]
                 if self._late:
                     said = [f"an environment's process was not ready after {self._start_limit:g} s"]
-                who = said[0] if said else f"{_who_died(self)} while it was started; {HINT}"
+                who = said[0] if said else f"{_who_died(self)} while it was started; {MAIN_GUARD_HINT}"
                 raise EnvironmentLost(who) from error
             finally:
                 self._let_interrupts_through()
@@ -85,7 +85,7 @@ class Workers(AsyncVectorEnv):
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Ends the processes."""
-        stop_workers(self, patience=0 if terminate else PATIENCE if timeout is None else timeout)
+        stop_workers(self, patience=0 if terminate else CLOSE_TIMEOUT_S if timeout is None else timeout)
 
     def _give_up(self) -> None:
         self._late = True
@@ -95,9 +95,9 @@ class Workers(AsyncVectorEnv):
     def _hold_interrupts_back(self) -> None:
         """A process inherits which signals are blocked: so a worker hears no Ctrl-C while it still imports."""
         if hasattr(signal, "pthread_sigmask"):
-            self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {STOPS[-1]})
+            self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {STOP_SIGNALS[-1]})
             resource_tracker.ensure_running()  # It sees to the other two itself, and unblocks them here.
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
     def _let_interrupts_through(self) -> None:
         if self._blocked is not None:
@@ -119,7 +119,7 @@ def folder_kept() -> Iterator[None]:
             os.chdir(here)
 
 
-class _Impatient:
+class _ImpatientQueue:
     """The queue of a worker's exceptions, on which Gymnasium waits for ever: one that cannot be pickled never comes."""
 
     def __init__(self, exceptions: Any, timeout: float) -> None:
@@ -132,15 +132,15 @@ class _Impatient:
         return getattr(self._exceptions, name)
 
 
-def watched(vector_env: VectorEnv, workers: AsyncVectorEnv, timeout: float) -> None:
-    """Sets limits to what the workers of a vector environment that somebody else has built are waited for."""
-    instead: Any = workers
-    instead.error_queue = _Impatient(workers.error_queue, timeout)
+def apply_timeout(timeout: float, workers: AsyncVectorEnv, vector_env: VectorEnv) -> None:
+    """Applies `timeout`, in seconds, to an AsyncVectorEnv that the caller built."""
+    replaced: Any = workers
+    replaced.error_queue = _ImpatientQueue(workers.error_queue, timeout)
     if workers is vector_env:
-        instead._add_info = functools.partial(_add_final_obs, workers)
+        replaced._add_info = functools.partial(_add_final_obs, workers)
     else:  # Whatever is around it calls these.
-        instead.step_wait = functools.partial(workers.step_wait, timeout=timeout)
-        instead.reset_wait = functools.partial(workers.reset_wait, timeout=timeout)
+        replaced.step_wait = functools.partial(workers.step_wait, timeout=timeout)
+        replaced.reset_wait = functools.partial(workers.reset_wait, timeout=timeout)
 
 
 def _add_final_obs(workers: AsyncVectorEnv, infos: dict[str, Any], info: Any, index: int) -> dict[str, Any]:
@@ -150,10 +150,10 @@ def _add_final_obs(workers: AsyncVectorEnv, infos: dict[str, Any], info: Any, in
     return AsyncVectorEnv._add_info(workers, infos, {"final_obs": info["final_obs"]}, index)
 
 
-def ask(
-    vector_env: VectorEnv, workers: AsyncVectorEnv, question: str, timeout: float, *arguments: Any, **options: Any
+def call_workers(
+    vector_env: VectorEnv, workers: AsyncVectorEnv, method: str, timeout: float, *arguments: Any, **options: Any
 ) -> Any:
-    """`vector_env.step(...)`, `.reset(...)` or `.call(...)`, whichever `question` says; `workers` are what is inside.
+    """`vector_env.step(...)`, `.reset(...)` or `.call(...)`, whichever `method` says; `workers` are what is inside.
 
     Raises:
       EnvironmentLost: a worker died, raised, or gave no answer within `timeout` seconds; none is left alive.
@@ -161,10 +161,10 @@ def ask(
     try:
         with quiet():
             if vector_env is not workers:
-                return getattr(vector_env, question)(*arguments, **options)
-            getattr(workers, f"{question}_async")(*arguments, **options)
+                return getattr(vector_env, method)(*arguments, **options)
+            getattr(workers, f"{method}_async")(*arguments, **options)
             _await_answers(workers, timeout)
-            return getattr(workers, f"{question}_wait")()
+            return getattr(workers, f"{method}_wait")()
     except EnvironmentLost:
         stop_workers(workers, patience=0)
         raise
@@ -180,12 +180,11 @@ def ask(
         index = next((index for index, pipe in enumerate(workers.parent_pipes) if pipe is None), None)
         stop_workers(workers, patience=0)
         who = "an environment" if index is None else f"environment {index}"
-        words = " ".join(f"{type(error).__name__}: {error}".split())
-        raised = "what cannot be sent here" if isinstance(error, queue.Empty) else words
-        raise EnvironmentLost(f"{who} raised {raised}") from error
+        what = "what cannot be sent here" if isinstance(error, queue.Empty) else one_line(error)
+        raise EnvironmentLost(f"{who} raised {what}") from error
 
 
-def stop_workers(workers: AsyncVectorEnv, patience: float = PATIENCE) -> None:
+def stop_workers(workers: AsyncVectorEnv, patience: float = CLOSE_TIMEOUT_S) -> None:
     """Ends every worker: by asking first where there is patience, and then by force."""
     processes, pipes = getattr(workers, "processes", []), getattr(workers, "parent_pipes", [])
     started = [process for process in processes if process.pid is not None]
@@ -199,7 +198,7 @@ def stop_workers(workers: AsyncVectorEnv, patience: float = PATIENCE) -> None:
         if process.is_alive():
             process.kill()
         process.join()
-        if isinstance(workers, Workers):
+        if isinstance(workers, ProcessEnvs):
             _kill_group(process.pid)
     for pipe in pipes:
         if pipe is not None:
@@ -241,25 +240,25 @@ def _who_died(workers: AsyncVectorEnv) -> str:
     return "an environment's process hung up"
 
 
-class _Known(gym.Env):
+class _Spaces(gym.Env):
     """Stands in for an environment of which nothing but the spaces is asked."""
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
         self.observation_space, self.action_space = observation_space, action_space
 
 
-def _in_worker(make: Callable[[], gym.Env], note: Path, spaces: tuple[gym.Space, gym.Space] | None) -> gym.Env:
+def make_in_worker(make: Callable[[], gym.Env], note: Path, spaces: tuple[gym.Space, gym.Space] | None) -> gym.Env:
     """Makes an environment where it is to live.
 
     Ctrl-C reaches every process of a terminal, and so may other signals to stop. They are the run's to answer, which
     still needs its environments. When the run's process is gone, however it went, this one goes too, whatever it is at.
-    What the constructor raises is noted down for whoever waits, since Gymnasium does not pass it on.
+    An exception of the constructor is written to `note`, since Gymnasium does not pass it on.
     """
     parent = multiprocessing.parent_process()
     if parent is None:  # Gymnasium makes one at home first, to see its spaces; it is not to move the working folder.
         with folder_kept():
-            return make() if spaces is None else _Known(*spaces)
-    for kind in STOPS:
+            return make() if spaces is None else _Spaces(*spaces)
+    for kind in STOP_SIGNALS:
         signal.signal(kind, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
@@ -284,7 +283,7 @@ def quiet() -> Iterator[None]:
     """Gymnasium prints the traceback of a worker that raises, and EnvPool's spaces make it warn; neither says anything
     that our one line does not."""
     before = gym.logger.min_level
-    gym.logger.min_level = NOTHING
+    gym.logger.min_level = LOG_LEVEL_NONE
     try:
         yield
     finally:

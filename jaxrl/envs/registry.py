@@ -1,4 +1,4 @@
-"""What users call things: environments by their id, wrappers and other callables by `module:name`. No JAX here."""
+"""Names that users give: ids of environments, and `module:name` of wrappers and other callables. No JAX here."""
 
 import difflib
 import importlib
@@ -8,10 +8,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from jaxrl.errors import BadInput, EnvironmentLost
+from jaxrl.errors import BadInput, EnvironmentLost, one_line
 
 # Registered still, but not to be built any more, and so no use as a hint.
-GONE = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w+|Pusher|Reacher|Swimmer|Walker2d)-v[1-3]")
+REMOVED_IDS = re.compile(r"(Ant|HalfCheetah|Hopper|Humanoid\w*|Inverted\w+|Pusher|Reacher|Swimmer|Walker2d)-v[1-3]")
 
 
 def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
@@ -22,10 +22,10 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
     try:
         return gym.spec(name)
     except gym.error.Error as error:
-        lowered = {name.lower(): name for name in gym.registry if not GONE.fullmatch(name)}
+        lowered = {name.lower(): name for name in gym.registry if not REMOVED_IDS.fullmatch(name)}
         unnamed = "" if module else f"an id that a package of yours registers is named with its module, module:{name}"
         known = not isinstance(error, gym.error.NamespaceNotFound)
-        hint = (known and _near(name, lowered)) or unnamed or "gymnasium.pprint_registry() lists the known ones"
+        hint = (known and _similar(name, lowered)) or unnamed or "gymnasium.pprint_registry() lists the known ones"
         raise BadInput(f"there is no environment {env_id}: {hint}") from error
 
 
@@ -37,8 +37,8 @@ def find_callable(name: str, what: str) -> Callable[..., Any]:
     found = _import(module, f"{what} {name}")
     for part in path.split("."):
         if not hasattr(found, part):
-            hint = _near(part, {each.lower(): each for each in dir(found)})
-            raise BadInput(f"{what} {name} is not to be had: {module} has no {path}{hint and '; ' + hint}")
+            hint = _similar(part, {each.lower(): each for each in dir(found)})
+            raise BadInput(f"{what} {name} cannot be imported: {module} has no {path}{hint and '; ' + hint}")
         found = getattr(found, part)
     if not callable(found):
         raise BadInput(f"{what} {name} is no callable but a {type(found).__name__}: it must be one")
@@ -46,8 +46,8 @@ def find_callable(name: str, what: str) -> Callable[..., Any]:
 
 
 def is_native(env: Any) -> bool:
-    """Whether an id's registration names a vector environment of its own that is used here: only one that says how it
-    resets, and that computes in NumPy."""
+    """Returns whether an id's registration names a vector environment of its own that is used here. It must say how it
+    resets, and compute in NumPy."""
     if not isinstance(env, str):
         return False
     spec = find_spec(env)
@@ -60,9 +60,9 @@ def _import(module: str, whose: str) -> Any:
     except SystemExit as error:  # With code 0 it would look as if all had gone well.
         raise EnvironmentLost(f"{whose}: the module {module} called sys.exit while it was imported") from error
     except Exception as error:  # Whatever the user's module does while it is imported.
-        raise BadInput(f"{whose} is not to be had: {type(error).__name__}: {error}") from error
+        raise BadInput(f"{whose} cannot be imported: {one_line(error)}") from error
 
 
-def _near(name: str, known: dict[str, str]) -> str:
+def _similar(name: str, known: dict[str, str]) -> str:
     near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(near)}?" if near else ""

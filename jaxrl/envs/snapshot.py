@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxrl.envs.wrappers import layers
 
-# What each class remembers between two steps, beside its random generator. A subclass may remember more, and is none.
-REMEMBERED = {
+# The attributes that each class keeps from step to step, beside its random generator. A subclass may keep more: it is
+# not known.
+ATTRIBUTES = {
     "gymnasium.envs.classic_control.cartpole:CartPoleEnv": ("state", "steps_beyond_terminated"),
     "gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv": ("state", "steps", "prev_done"),
     "gymnasium.envs.classic_control.pendulum:PendulumEnv": ("state", "last_u"),
@@ -24,7 +25,7 @@ REMEMBERED = {
     "gymnasium.wrappers.common:TimeLimit": ("_elapsed_steps",),
     "gymnasium.wrappers.common:PassiveEnvChecker": (),
 }
-TASKS = "gymnasium.envs.mujoco."  # Each of these remembers what MuJoCo does, and nothing else.
+MUJOCO_MODULES = "gymnasium.envs.mujoco."  # Each of these remembers what MuJoCo does, and nothing else.
 
 
 def env_state(env: Any) -> dict[str, Any] | None:
@@ -32,9 +33,9 @@ def env_state(env: Any) -> dict[str, Any] | None:
     states: list[dict[str, Any]] = []
     for layer in layers(env):
         name = _name(layer)
-        if name in REMEMBERED:
-            states.append({key: _plain(getattr(layer, key)) for key in REMEMBERED[name]})
-        elif name.startswith(TASKS):
+        if name in ATTRIBUTES:
+            states.append({key: _plain(getattr(layer, key)) for key in ATTRIBUTES[name]})
+        elif name.startswith(MUJOCO_MODULES):
             states.append(_simulation(layer))
         else:
             return None
@@ -49,10 +50,10 @@ def set_env_state(env: Any, state: dict[str, Any]) -> None:
     """
     for layer, remembered in zip(layers(env), state["layers"], strict=True):
         name = _name(layer)
-        if name.startswith(TASKS):
+        if name.startswith(MUJOCO_MODULES):
             _simulate(layer, remembered)
         else:
-            for key in REMEMBERED[name]:
+            for key in ATTRIBUTES[name]:
                 setattr(layer, key, _restored(remembered[key]))
     env.unwrapped.np_random.bit_generator.state = state["np_random"]
 

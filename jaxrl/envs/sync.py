@@ -10,10 +10,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, iterate
 
 from jaxrl.envs.building import Builder
-from jaxrl.envs.guard import FAULT
+from jaxrl.envs.guard import FAULT_KEY
 
 
-class Serial(SyncVectorEnv):
+class SyncEnvs(SyncVectorEnv):
     """Gymnasium's SyncVectorEnv in SAME_STEP, without the infos that nobody here reads.
 
     Merging every entry of every environment's info into arrays, which happens at each step, costs a planar MuJoCo task
@@ -32,8 +32,8 @@ class Serial(SyncVectorEnv):
         for index, (env, action) in enumerate(zip(self.envs, iterate(self.action_space, actions), strict=True)):
             obs, rewards[index], ends, cut, info = env.step(action)
             terminated[index], truncated[index] = ends, cut
-            if FAULT in info:
-                infos = self._add_info(infos, {FAULT: info[FAULT]}, index)
+            if FAULT_KEY in info:
+                infos = self._add_info(infos, {FAULT_KEY: info[FAULT_KEY]}, index)
             if ends or cut:
                 infos = self._add_info(infos, {"final_obs": obs}, index)
                 obs, info = env.reset()

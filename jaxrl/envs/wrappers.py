@@ -1,4 +1,4 @@
-"""What can be seen inside an environment: its time limit, and Gymnasium's wrappers that normalise. No JAX here.
+"""A look inside an environment: its time limit, and Gymnasium's wrappers that normalise. No JAX here.
 
 A normalising wrapper keeps running statistics of its own, which no saved policy and no checkpoint holds. Each
 environment has its own, those of an evaluation too, unless `follow` gives them those of the training.
@@ -17,7 +17,7 @@ STATISTICS = "obs_rms", "return_rms"  # The attributes that hold Gymnasium's Run
 
 
 class Inside(NamedTuple):
-    """What is inside one environment: the steps after which its TimeLimit ends an episode, None without one; and the
+    """The inside of one environment: the steps after which its TimeLimit ends an episode, None without one; and the
     names of its normalising wrappers."""
 
     time_limit: int | None
@@ -55,7 +55,7 @@ def follow(evaluated: Sequence[Sequence[Any]], trained: Sequence[Sequence[Any]])
       trained: of each environment trained in likewise.
 
     Returns:
-      Whether that could be done: both must be visible, and have wrappers of the same kinds in the same order.
+      True if that could be done: both must be visible, and have wrappers of the same kinds in the same order.
 
     Source: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1.
     """
@@ -76,7 +76,7 @@ def _having(name: str, wrappers: Sequence[Any]) -> list[Any]:
 
 
 def _shapes(wrappers: Sequence[Any]) -> tuple[Any, ...]:
-    """What the statistics are of, and their shapes."""
+    """The names of the statistics, and their shapes."""
     return tuple(
         (name, *getattr(wrapper, name).mean.shape) for name in STATISTICS for wrapper in _having(name, wrappers)
     )

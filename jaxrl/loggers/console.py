@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 
-from jaxrl.envs.vector import Fault, FinishedEpisode
+from jaxrl.envs.episodes import FinishedEpisode
+from jaxrl.envs.faults import Fault
 from jaxrl.loggers.logger import Evaluation, Logger
 from jaxrl.output import Output, say
 

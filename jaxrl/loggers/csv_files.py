@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrl.envs.vector import Fault, FinishedEpisode
+from jaxrl.envs.episodes import FinishedEpisode
+from jaxrl.envs.faults import Fault
 from jaxrl.loggers.logger import Evaluation, Logger
 from jaxrl.storage.files import sync, write_atomically
 

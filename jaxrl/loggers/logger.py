@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxrl.envs.vector import Fault, FinishedEpisode
+from jaxrl.envs.episodes import FinishedEpisode
+from jaxrl.envs.faults import Fault
 from jaxrl.errors import BadInput
 
 

@@ -10,7 +10,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from jaxrl.envs.vector import FinishedEpisode
+from jaxrl.envs.episodes import FinishedEpisode
 from jaxrl.loggers.logger import Evaluation, Logger
 
 

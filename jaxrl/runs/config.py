@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 from gymnasium.vector import VectorEnv
 
 from jaxrl.algos.algorithm import Algorithm
-from jaxrl.envs.vector import EnvLike, WrapperLike
+from jaxrl.envs.make import EnvLike, WrapperLike
 from jaxrl.errors import BadInput
 from jaxrl.runs.algorithms import check_names, configs, find, name_for, register, settings_of
 from jaxrl.runs.convert import shown

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jaxrl.algos.algorithm import Algorithm
-from jaxrl.envs.vector import WrapperLike
+from jaxrl.envs.make import WrapperLike
 from jaxrl.errors import BadInput
 from jaxrl.runs.algorithms import find, is_known, register
 from jaxrl.runs.config import Networks, RunConfig

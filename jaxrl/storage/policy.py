@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,8 @@ from jaxrl.algos.networks import (
 from jaxrl.algos.own_networks import check_module, networks_for
 from jaxrl.data.normalize import Moments, Normalizer, observer
 from jaxrl.data.space_records import space_from_json, space_to_json
-from jaxrl.data.spaces import describe, layout, layout_from_json, layout_to_json, rows_of, width
+from jaxrl.data.spaces import describe, layout, layout_from_json, layout_to_json, width
+from jaxrl.data.user_observations import read_observations
 from jaxrl.envs.registry import find_callable
 from jaxrl.errors import BadInput
 from jaxrl.ops.distributions import Deterministic
@@ -87,8 +88,8 @@ class Policy:
 
         Args:
           obs: raw observations as the environment gives them: one, or a batch with a leading axis, of a Dict or Tuple
-            each part so; or flattened ones. `jaxrl.data.spaces.rows_of` says how its shape is read where two ways are
-            possible. No observations give no actions.
+            each part so; or flattened ones. `jaxrl.data.user_observations` says how its shape is read where two ways
+            are possible. No observations give no actions.
           rng: NumPy generator to sample with; a deterministic policy takes none.
 
         Returns:
@@ -99,7 +100,7 @@ class Policy:
           BadInput: the observations have another shape or structure, or are not finite or not in their space; `rng` is
             no NumPy generator, or the policy is deterministic.
         """
-        rows, is_one = rows_of(self._layout, obs)
+        rows, is_one = read_observations(self._layout, obs)
         actions = self.act(rows, rng)
         if not is_one:
             return actions
@@ -211,7 +212,7 @@ def _named(actor: Any) -> dict[str, Any]:
     """How a bundle names an actor: a built-in one by its class and its settings, a user's own by its class alone, and
     one of a plain TrainState by its function."""
     module: Any = getattr(actor, "module", None)
-    kind: Any = type(module) if module is not None else actor.apply_fn
+    kind = cast(Any, actor.apply_fn if module is None else type(module))
     if ACTORS.get(getattr(kind, "__name__", "")) is not kind:
         return {"actor": f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', repr(kind))}"}
     settings = {name: getattr(module, name) for name in kind.__dataclass_fields__ if name not in ("parent", "name")}

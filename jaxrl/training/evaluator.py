@@ -9,7 +9,10 @@ from gymnasium.vector import VectorEnv
 from jaxrl.algos.networks import policy_of
 from jaxrl.data.normalize import observer
 from jaxrl.data.spaces import describe, layout
-from jaxrl.envs.vector import Envs, Fault, FinishedEpisode, make_envs, steps_natively
+from jaxrl.envs.episodes import FinishedEpisode
+from jaxrl.envs.faults import Fault
+from jaxrl.envs.make import make_envs, steps_natively
+from jaxrl.envs.vector import Envs
 from jaxrl.envs.wrappers import follow
 from jaxrl.errors import BadInput
 from jaxrl.loggers.logger import Clock, Evaluation, Logger

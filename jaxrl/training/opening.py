@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from jaxrl.envs.vector import FinishedEpisode
+from jaxrl.envs.episodes import FinishedEpisode
 from jaxrl.errors import BadInput
 from jaxrl.loggers.logger import Evaluation
 from jaxrl.runs.checkpoints import Checkpoints, readable

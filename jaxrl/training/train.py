@@ -13,7 +13,8 @@ from gymnasium.vector import VectorEnv
 from jaxrl.algos.algorithm import Algorithm
 from jaxrl.data.normalize import Normalizer
 from jaxrl.device import check_device
-from jaxrl.envs.vector import Envs, make_envs
+from jaxrl.envs.make import make_envs
+from jaxrl.envs.vector import Envs
 from jaxrl.errors import BadInput
 from jaxrl.loggers.logger import Evaluation, Logger, check_loggers
 from jaxrl.runs.config import RunConfig, check_settings

@@ -451,7 +451,7 @@ def test_observations_that_no_memory_holds_are_refused_before_the_first_one(monk
         def reset(self, seed=None, options=None):
             raise AssertionError("it was asked for an observation")
 
-    monkeypatch.setattr("jaxrl.envs.vector.free_host_bytes", lambda: 2.0**30)
+    monkeypatch.setattr("jaxrl.envs.observations.free_host_bytes", lambda: 2.0**30)
     with pytest.raises(BadInput, match=r"100,000,000 numbers from num_envs 2 .* take 2\.2 GiB .* and 1\.0 are free"):
         make_envs(Wider, 2, 0)
 

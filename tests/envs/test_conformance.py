@@ -18,7 +18,7 @@ import jaxrl
 from jaxrl import Transition, make_envs
 from jaxrl.data.normalize import normalize_rollout, normalizer_init
 from jaxrl.envs.guard import guarded
-from jaxrl.envs.processes import Workers
+from jaxrl.envs.processes import ProcessEnvs
 
 GAMMA = 0.9
 # Two environments that are never in step; both write every observation into one array.
@@ -29,7 +29,7 @@ ACTION = np.zeros((2, 1), np.float32)
 
 def asynchronous(mode):
     if mode is AutoresetMode.SAME_STEP:  # Gymnasium's workers reset before they send: only ours, guarded, copy first.
-        return Workers([functools.partial(guarded, make, i) for i, make in enumerate(MAKERS)], mode, 60.0)
+        return ProcessEnvs([functools.partial(guarded, make, i) for i, make in enumerate(MAKERS)], mode, 60.0)
     return AsyncVectorEnv(MAKERS, context="spawn", autoreset_mode=mode)
 
 

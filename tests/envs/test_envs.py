@@ -101,7 +101,7 @@ def test_box_actions_reach_the_environment_clipped_and_the_transition_as_chosen(
 
 def test_native_cartpole_masks_its_reset_rows():
     envs = make_envs("CartPole-v1", 4, 0)
-    assert type(envs._vector_env.unwrapped).__name__ == "CartPoleVectorEnv"
+    assert type(envs.vector_env.unwrapped).__name__ == "CartPoleVectorEnv"
     rows = [envs.step(np.zeros(4, np.int64)) for _ in range(40)]
     ended = np.array([r.terminated | r.truncated for r in rows])
     valid = np.array([r.valid for r in rows])

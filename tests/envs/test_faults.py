@@ -18,7 +18,7 @@ from settings import run_config
 from jaxrl import BadInput, DDPGConfig, EnvironmentFault, EnvironmentLost, PPOConfig, make_envs, train
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.transition import Transition
-from jaxrl.envs.vector import MOST_FAULTS
+from jaxrl.envs.faults import MAX_FAULTS_PER_EPISODE
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
 from jaxrl.storage.files import load_arrays
@@ -179,8 +179,10 @@ def test_a_diverged_simulation_is_reset():
 
 def test_an_environment_that_never_recovers_ends_the_run():
     envs = make_envs(injected(dict.fromkeys(range(1, 1000), ("reward", np.nan))), 1, 0, on_fault="reset")
-    with pytest.raises(EnvironmentFault, match=f"reset for a fault {MOST_FAULTS} times without finishing an episode"):
-        for _ in range(MOST_FAULTS + 1):
+    with pytest.raises(
+        EnvironmentFault, match=f"reset for a fault {MAX_FAULTS_PER_EPISODE} times without finishing an episode"
+    ):
+        for _ in range(MAX_FAULTS_PER_EPISODE + 1):
             envs.step(np.zeros((1, 1), np.float32))
 
     class NeverBegins(Injected):
@@ -199,7 +201,7 @@ def test_what_cannot_be_reset_alone_is_refused():
     with pytest.raises(BadInput, match="ScriptedVector cannot reset one of its environments alone"):
         make_envs(vector_env, 2, 0, on_fault="reset")
     envs = make_envs("CartPole-v1", 2, 0, on_fault="reset")  # Its native vector environment could not either.
-    assert isinstance(envs._vector_env, SyncVectorEnv)
+    assert isinstance(envs.vector_env, SyncVectorEnv)
     with pytest.raises(BadInput, match="on_fault is 'ignore'"):
         make_envs("CartPole-v1", 2, 0, on_fault="ignore")
 
@@ -351,10 +353,10 @@ def test_what_stands_in_an_ignored_row_does_no_harm():
             return obs, np.where(over, np.nan, reward), *rest
 
     envs = make_envs(Careless([lambda: Scripted(EPISODES)] * 2, AutoresetMode.NEXT_STEP), 2, 0)
-    returns = []
+    returns, ended = [], np.zeros(2, bool)
     for _ in range(20):
-        action = np.where(envs._ended[:, None], np.nan, 0).astype(np.float32)
-        row = envs.step(action)
+        row = envs.step(np.where(ended[:, None], np.nan, 0).astype(np.float32))
+        ended = row.terminated | row.truncated
         assert np.isfinite(row.reward).all()
         returns += [episode.episode_return for episode in envs.finished]
     assert len(returns) > 4

@@ -704,7 +704,7 @@ def test_processes_that_workers_have_started_end_with_them(workers):
     helpers = [int(pid) for pid in workers.obs[:, 0]]
     assert all(Path(f"/proc/{pid}").exists() for pid in helpers)
     workers.close()
-    assert not any(process.is_alive() for process in workers._workers.processes)
+    assert not any(process.is_alive() for process in workers.vector_env.processes)
     deadline = time.monotonic() + 5
     while any(Path(f"/proc/{pid}").exists() and "sleep" in Path(f"/proc/{pid}/cmdline").read_text() for pid in helpers):
         assert time.monotonic() < deadline, "a process stays"
@@ -725,7 +725,7 @@ def test_a_script_that_closes_nothing_ends_and_leaves_nothing(tmp_path):
         "import sys\nfrom jaxrl import make_envs\n"
         "if __name__ == '__main__':\n"
         "    envs = make_envs('CartPole-v1', 2, 0, 'async')\n"
-        "    print(*[process.pid for process in envs._workers.processes], flush=True)\n"
+        "    print(*[process.pid for process in envs.vector_env.processes], flush=True)\n"
         "    sys.exit(3)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

@@ -10,7 +10,7 @@ from left_behind import tables
 
 from jaxrl import BadInput, replay_add, replay_init
 from jaxrl.data.transition import Transition
-from jaxrl.envs.vector import FinishedEpisode
+from jaxrl.envs.episodes import FinishedEpisode
 from jaxrl.loggers.csv_files import CsvFiles
 from jaxrl.loggers.logger import Clock, Evaluation
 from jaxrl.loggers.metrics import MetricsBuffer

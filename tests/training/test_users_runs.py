@@ -30,7 +30,7 @@ from settings import run_config
 from jaxrl import BadInput, DDPGConfig, EnvironmentLost, PPOConfig, RunConfig, load_policy, make_envs, train, train_many
 from jaxrl.algos.ppo import METRICS
 from jaxrl.cli.main import _complain, _prepare_jax, _print_results
-from jaxrl.envs.processes import _in_worker
+from jaxrl.envs.processes import make_in_worker
 from jaxrl.loggers.console import Console, Display
 from jaxrl.loggers.logger import Evaluation
 from jaxrl.runs.algorithms import PPO as PPO_ROW
@@ -459,7 +459,7 @@ def test_names_are_as_they_were_given_until_the_working_folder_moves(elsewhere, 
 
 def test_an_environment_that_is_made_to_see_its_spaces_moves_nothing(elsewhere):
     here = Path.cwd()
-    assert _in_worker(lambda: os.chdir(elsewhere) or "made", Path("note"), None) == "made"
+    assert make_in_worker(lambda: os.chdir(elsewhere) or "made", Path("note"), None) == "made"
     assert Path.cwd() == here
 
 

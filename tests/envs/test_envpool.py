@@ -1,11 +1,13 @@
 """EnvPool behind the adapter, held to Gymnasium's environments from the same states under the same actions."""
 
+import functools
+
 import gymnasium as gym
 import numpy as np
 import pytest
 
 from jaxrl import BadInput, make_envs
-from jaxrl.envs.envpool import ENDS, IDS, Pool
+from jaxrl.envs.envpool import ENV_IDS, TERMINATION_RULES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning", "ignore:.*precision lowered")
 pytest.importorskip("envpool", reason="the extra envpool is not installed")
@@ -23,12 +25,12 @@ def state_of(theirs, task, obs):
 def test_episodes_are_gymnasiums_on_the_same_actions(env_id):
     envs, theirs = make_envs(env_id, 4, 0, "envpool"), gym.make(env_id).unwrapped
     theirs.reset(seed=0)
-    firsts, space, rng = envs._vector_env._obs.copy(), envs.action_space, np.random.default_rng(0)
+    firsts, space, rng = envs.vector_env.obs.copy(), envs.action_space, np.random.default_rng(0)
     actions = rng.uniform(space.low, space.high, (20, 4, *space.shape)).astype(np.float32)
     rows, exact = [], []
     for action in actions:
         rows.append(envs.step(action))
-        exact.append(envs._vector_env._obs.copy())
+        exact.append(envs.vector_env.obs.copy())
     compared = 0
     for i in range(4):
         theirs.set_state(*state_of(theirs, env_id[:-3], firsts[i]))
@@ -50,7 +52,7 @@ def test_one_step_is_close_to_gymnasiums_from_the_same_state(env_id):
     theirs.reset(seed=0)
     space, rng, errors = envs.action_space, np.random.default_rng(0), []
     for _ in range(60):
-        obs, action = envs._vector_env._obs.copy(), rng.uniform(space.low, space.high, (3, *space.shape))
+        obs, action = envs.vector_env.obs.copy(), rng.uniform(space.low, space.high, (3, *space.shape))
         row = envs.step(action.astype(np.float32))
         for i in np.flatnonzero(row.valid):
             state = state_of(theirs, env_id[:-3], obs[i])
@@ -88,10 +90,10 @@ def test_cartpole_is_gymnasiums_on_the_same_actions():
     assert ended > 5
 
 
-@pytest.mark.parametrize("env_id", [env_id for env_id in IDS if ENDS[env_id[:-3]]])
+@pytest.mark.parametrize("env_id", [env_id for env_id in ENV_IDS if TERMINATION_RULES[env_id[:-3]]])
 def test_the_rule_for_an_ended_task_is_gymnasiums(env_id):
     """What the rule says of an observation, beside what the environment itself said with it."""
-    envs, rule = make_envs(env_id, 8, 1, "envpool"), ENDS[env_id[:-3]]
+    envs, rule = make_envs(env_id, 8, 1, "envpool"), TERMINATION_RULES[env_id[:-3]]
     space, rng, ends = envs.action_space, np.random.default_rng(1), 0
     for _ in range(150):
         if isinstance(space, gym.spaces.Discrete):
@@ -99,21 +101,18 @@ def test_the_rule_for_an_ended_task_is_gymnasiums(env_id):
         else:
             action = rng.uniform(space.low, space.high, (8, *space.shape)).astype(np.float32)
         row = envs.step(action)
-        inner = envs._vector_env._obs
+        inner = envs.vector_env.obs
         np.testing.assert_array_equal(rule(inner)[row.valid], row.terminated[row.valid])
         ends += row.terminated.sum()
     assert ends > 0
 
 
-def test_an_end_on_the_step_of_the_time_limit_is_both():
+def test_an_end_on_the_step_of_the_time_limit_is_both(monkeypatch):
     """CartPole pushed one way falls after 8 to 11 steps; with the limit there, EnvPool reports the limit alone."""
     import envpool
 
-    pool = Pool("CartPole-v1", 64)
-    pool._make = lambda seeds: envpool.make(
-        "CartPole-v1", env_type="gymnasium", num_envs=64, seed=seeds, max_episode_steps=9
-    )
-    envs = make_envs(pool, 64, 0)
+    monkeypatch.setattr(envpool, "make", functools.partial(envpool.make, max_episode_steps=9))
+    envs = make_envs("CartPole-v1", 64, 0, "envpool")
     rows = [envs.step(np.ones(64, np.int64)) for _ in range(9)]
     last = rows[-1]
     fallen = (np.abs(last.next_obs[:, 2]) > 0.2095) & last.valid

@@ -52,7 +52,7 @@ def fail(envs, index=1):
 
 
 WORDS = {
-    "raise": r"^environment 1 raised ZeroDivisionError: no luck \(test_workers.py:\d+\)$",
+    "raise": r"^environment 1 raised ZeroDivisionError: no luck \(test_processes.py:\d+\)$",
     "kill": r"^environment 1's process was killed by SIGKILL$",
     "hang": r"^environment 1 gave no answer within 2 s \(env_timeout\)$",
 }
@@ -131,7 +131,7 @@ def only_at_home(deed):
     ],
 )
 def test_what_cannot_be_started_leaves_nothing(deed, words, monkeypatch, capfd):
-    monkeypatch.setattr("jaxrl.envs.processes.START_SECONDS", 8.0)
+    monkeypatch.setattr("jaxrl.envs.processes.MIN_START_TIMEOUT_S", 8.0)
     with pytest.raises(EnvironmentLost, match=words):
         make_envs(functools.partial(only_at_home, deed), 2, 0, "async", timeout=1)
     assert no_child_left()
@@ -150,11 +150,11 @@ def test_workers_end_with_the_process_that_they_work_for(tmp_path):
     script.write_text(
         "import functools, os, signal, sys, numpy as np\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_workers import Failing, make_envs, fail\n"
+        "from test_processes import Failing, make_envs, fail\n"
         "if __name__ == '__main__':\n"
         "    envs = make_envs(functools.partial(Failing, 'hang'), 2, 0, 'async')\n"
-        "    print(*[process.pid for process in envs._workers.processes], flush=True)\n"
-        "    envs._vector_env.step_async(np.ones(2, np.int64))\n"
+        "    print(*[process.pid for process in envs.vector_env.processes], flush=True)\n"
+        "    envs.vector_env.step_async(np.ones(2, np.int64))\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

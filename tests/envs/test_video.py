@@ -1,4 +1,4 @@
-"""Films of episodes: as many as were run, of their pictures, for as long as they were."""
+"""Videos of episodes: as many as were run, of their frames, for as long as they were."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ import pytest
 
 from jaxrl import train
 from jaxrl.cli.main import evaluate_command
-from jaxrl.envs.video import Camera, Filmed, _drawing
+from jaxrl.envs.video import RecordedEnv, VideoRecorder, make_rendered
 from jaxrl.errors import BadInput
 from jaxrl.runs.config import default_run
 
@@ -44,15 +44,15 @@ class Counting(gym.Env):
 
 
 def play(path, length=21, episodes=2):
-    camera = Camera("CartPole-v1", path)
-    env = Filmed(Counting(length), camera)
+    recorder = VideoRecorder("CartPole-v1", path)
+    env = RecordedEnv(Counting(length), recorder)
     for _ in range(episodes):
         env.reset()  # The last one before an episode's first step counts: an adapter resets twice.
         env.reset()
         while not env.step(np.zeros(1))[3]:
             pass
     env.reset()
-    camera.save()
+    recorder.save()
 
 
 def test_an_animation_holds_every_episode_at_25_pictures_a_second(tmp_path):
@@ -65,22 +65,22 @@ def test_an_animation_holds_every_episode_at_25_pictures_a_second(tmp_path):
     assert imageio.immeta(tmp_path / "all.gif")["duration"] == 40
 
 
-def test_films_have_the_size_of_the_environment(tmp_path):
-    play(tmp_path / "films")
-    assert sorted(path.name for path in (tmp_path / "films").iterdir()) == ["episode-0.mp4", "episode-1.mp4"]
+def test_videos_have_the_size_of_the_environment(tmp_path):
+    play(tmp_path / "videos")
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["episode-0.mp4", "episode-1.mp4"]
     for episode, name in ((1, "episode-0.mp4"), (3, "episode-1.mp4")):
-        film = imageio.imread(tmp_path / "films" / name, index=None)
-        assert film.shape == (11, 66, 642, 3)
-        assert film[:, 33, 300, 0] == pytest.approx([40 * (episode % 3) + 2 * at for at in range(0, 21, 2)], abs=6)
+        video = imageio.imread(tmp_path / "videos" / name, index=None)
+        assert video.shape == (11, 66, 642, 3)
+        assert video[:, 33, 300, 0] == pytest.approx([40 * (episode % 3) + 2 * at for at in range(0, 21, 2)], abs=6)
 
 
-def test_a_policy_is_filmed_from_the_command_line(finished_run, tmp_path, capsys):
-    film = tmp_path / "policy.webp"
-    command = [str(finished_run), "--episodes", "2", "--max-episode-steps", "40", "--video", str(film)]
+def test_a_policy_is_recorded_from_the_command_line(finished_run, tmp_path, capsys):
+    video = tmp_path / "policy.webp"
+    command = [str(finished_run), "--episodes", "2", "--max-episode-steps", "40", "--video", str(video)]
     assert evaluate_command(command) == 0
     assert "over 2 episodes" in capsys.readouterr().out
-    assert 2 < imageio.improps(film, index=...).n_images <= 42
-    assert film.stat().st_size < 3_000_000
+    assert 2 < imageio.improps(video, index=...).n_images <= 42
+    assert video.stat().st_size < 3_000_000
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def finished_run(tmp_path_factory):
     [
         ("no/such.gif", "in a folder that is there"),
         ("full", "is there already"),
-        ("file/films", "no folder that can be written to"),
+        ("file/videos", "not a folder that can be written to"),
         ("folder.webp", "must be a file"),
     ],
 )
@@ -103,11 +103,11 @@ def test_it_writes_over_nothing_else(tmp_path, monkeypatch, name, words):
     monkeypatch.chdir(tmp_path)
     for folder in ("full", "folder.webp"):
         Path(folder).mkdir()
-    for file in ("full/film.mp4", "file"):
+    for file in ("full/video.mp4", "file"):
         Path(file).touch()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(BadInput, match=words):
-        Camera("CartPole-v1", Path(name))
+        VideoRecorder("CartPole-v1", Path(name))
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -116,7 +116,9 @@ def test_what_cannot_be_written_at_the_end_is_not_passed_over(finished_run, tmp_
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert evaluate_command([str(finished_run), "--max-episode-steps", "5", "--video", str(tmp_path / "film.gif")]) == 1
+    assert (
+        evaluate_command([str(finished_run), "--max-episode-steps", "5", "--video", str(tmp_path / "video.gif")]) == 1
+    )
     out, err = capsys.readouterr()
     assert "No space left" in err and "mean return" not in out
 
@@ -130,16 +132,16 @@ def test_what_cannot_draw_says_so_in_one_line(finished_run, tmp_path):
         "--env",
         "HalfCheetah-v5",
         "--video",
-        str(tmp_path / "film"),
+        str(tmp_path / "video"),
     ]
     env = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
     done = subprocess.run(command, env=env | {"MUJOCO_GL": "glfw"}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "cannot be drawn here" in done.stderr and "libegl1" in done.stderr
-    assert not (tmp_path / "film").exists()
+    assert not (tmp_path / "video").exists()
 
 
 def test_the_camera_follows_where_the_model_has_one_that_does():
-    renderer = _drawing("HalfCheetah-v5", {}).unwrapped.mujoco_renderer
+    renderer = make_rendered("HalfCheetah-v5", {}).unwrapped.mujoco_renderer
     assert renderer.model.camera(renderer.camera_id).name == "track"
-    assert _drawing("InvertedPendulum-v5", {}).unwrapped.mujoco_renderer.camera_id == -1
+    assert make_rendered("InvertedPendulum-v5", {}).unwrapped.mujoco_renderer.camera_id == -1
