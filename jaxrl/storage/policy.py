@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -212,11 +212,12 @@ def _named(actor: Any) -> dict[str, Any]:
     """How a bundle names an actor: a built-in one by its class and its settings, a user's own by its class alone, and
     one of a plain TrainState by its function."""
     module: Any = getattr(actor, "module", None)
-    kind = cast(Any, actor.apply_fn if module is None else type(module))
-    if ACTORS.get(getattr(kind, "__name__", "")) is not kind:
-        return {"actor": f"{getattr(kind, '__module__', '')}:{getattr(kind, '__qualname__', repr(kind))}"}
-    settings = {name: getattr(module, name) for name in kind.__dataclass_fields__ if name not in ("parent", "name")}
-    return {"actor": kind.__name__, "settings": settings | {"dtype": np.dtype(settings["dtype"]).name}}
+    if type(module) not in ACTORS.values():
+        made_by: Any = actor.apply_fn if module is None else type(module)
+        return {"actor": f"{getattr(made_by, '__module__', '')}:{getattr(made_by, '__qualname__', repr(made_by))}"}
+    fields = type(module).__dataclass_fields__
+    settings = {name: getattr(module, name) for name in fields if name not in ("parent", "name")}
+    return {"actor": type(module).__name__, "settings": settings | {"dtype": np.dtype(settings["dtype"]).name}}
 
 
 def _built_in(notes: dict[str, Any]) -> nn.Module:

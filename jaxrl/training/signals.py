@@ -5,11 +5,12 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
+from jaxrl.envs.processes import STOP_SIGNALS
+
 
 class Stops:
-    """While it is open in the main thread, each of the signals in `STOP_SIGNALS` is written down in `asked_by`, which asks the
-    loop to call `after_update` after its next step: that then saves a checkpoint. A second Ctrl-C interrupts at
-    once."""
+    """While it is open in the main thread, each of `STOP_SIGNALS` is written down in `asked_by`, which asks the loop to
+    call `after_update` after its next step: that then saves a checkpoint. A second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.asked_by: signal.Signals | None = None
@@ -17,7 +18,9 @@ class Stops:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            heard = [kind for kind in STOP_SIGNALS if signal.getsignal(kind) is not signal.SIG_IGN]  # nohup ignores SIGHUP.
+            heard = [
+                kind for kind in STOP_SIGNALS if signal.getsignal(kind) is not signal.SIG_IGN
+            ]  # nohup ignores SIGHUP.
             self._handlers = {kind: signal.signal(kind, self._stop) for kind in heard}
         return self
 
