@@ -25,7 +25,6 @@ from jaxrl import (
     EnvironmentLost,
     PPOConfig,
     Transition,
-    checks,
     ddpg,
     ddpg_act,
     ddpg_init,
@@ -39,6 +38,7 @@ from jaxrl import (
     td_target,
     train,
 )
+from jaxrl.algos import checks
 from jaxrl.data.batch import mask_invalid
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.errors import NotSaved

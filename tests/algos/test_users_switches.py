@@ -38,7 +38,6 @@ from jaxrl import (
     replay_add,
     replay_init,
     replay_sample,
-    session,
     td_target,
     train,
     train_many,
@@ -367,7 +366,7 @@ def test_a_run_starts_from_anothers_networks_under_all_three(tmp_path, alone, na
 )
 def test_several_seeds_run_under_all_three(tmp_path, monkeypatch, alone, name, stacks):
     """As on a CPU, and as on an accelerator."""
-    monkeypatch.setattr(session, "stack_sizes", lambda count: stacks)
+    monkeypatch.setattr("jaxrl.training.group.stack_sizes", lambda count: stacks)
     with switched(STRICT):
         results = train_many(dataclasses.replace(RUNS[name], num_seeds=2, run_dir=str(tmp_path / "runs")))
     assert [result.step for result in results] == [64, 64]
