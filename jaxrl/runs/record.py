@@ -102,6 +102,8 @@ def load_run(folder: str | Path, algorithm: Algorithm | str | None = None) -> Ru
         _check_named(record["algo"], algorithm, folder)
         run = run_from_json(record)
         return dataclasses.replace(run, resume=str(folder), init_from=None)
+    except BadInput:
+        raise
     except FileNotFoundError as error:
         raise BadInput(f"{folder} holds no run: there is no {path}") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
