@@ -99,9 +99,9 @@ def train(
       The result. Environments that were built here are closed; a VectorEnv that `run` brings is left open.
 
     Raises:
-      BadInput: the settings cannot work; nothing has been written then. Or a step of which nothing can be learned,
-        with a checkpoint saved (unless `on_fault` is "reset"); or the callback returned something else, or `loggers`
-        holds something else: nothing has been written then.
+      BadInput: the settings cannot work, or `loggers` holds something else; nothing has been written then. Or a step
+        of which nothing can be learned, with a checkpoint saved (unless `on_fault` is "reset"); or the callback
+        returned something else.
       EnvironmentLost: an environment raised, died, or gave no answer in time; a checkpoint is saved.
       KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
         saved.

@@ -98,7 +98,7 @@ REFUSED = {
     "a folder in use": (RunFolder, "another process trains there"),
     "no checkpoint": (lambda path: Checkpoints(path / "none").load({}), "there is no"),
     "another tree": (lambda path: Checkpoints(path).load({"weights": jnp.zeros(3)}), "another kind of state"),
-    "notes that are not there": (
+    "no such note": (
         lambda path: Checkpoints(path).load(lambda notes: notes["x"]),
         "notes that are damaged",
     ),

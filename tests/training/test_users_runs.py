@@ -29,7 +29,7 @@ from settings import run_config
 
 from jaxrl import BadInput, DDPGConfig, EnvironmentLost, PPOConfig, RunConfig, load_policy, make_envs, train, train_many
 from jaxrl.algos.ppo import METRICS
-from jaxrl.cli.main import _complain, _prepare_jax, _print_results
+from jaxrl.cli.main import train_command
 from jaxrl.envs.processes import make_in_worker
 from jaxrl.loggers.console import Console, Display
 from jaxrl.loggers.logger import Evaluation
@@ -483,7 +483,7 @@ def test_a_working_folder_that_is_removed_costs_nothing(tmp_path):
 )
 def test_the_compilation_cache_stays_where_it_was_named(given, expected, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
-    _prepare_jax()
+    assert train_command(["--resume", "none"]) == 2
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == expected.replace("HERE", str(Path.cwd()))
 
 
@@ -556,11 +556,19 @@ def test_nothing_that_is_printed_ends_a_run(kind, monkeypatch):
         console.evaluation(evaluation)
         console.close()
         assert sys.stdout is stream and sys.stderr is stream
-        assert _complain(BadInput("训练 cannot be")) == 2
-        _print_results(dataclasses.replace(PPO, env="训练-v0"), [])
+        assert train_command(["--resume", "训练"]) == 2
     if kind in ("ascii", "latin-1", "a Windows code page"):
         text = stream.buffer.getvalue().decode(stream.encoding)
-        assert "into ??/run, ? [bold]\n" in text and "jaxrl: ?? cannot be\n" in text
+        assert "into ??/run, ? [bold]\n" in text and "?? holds no run" in text
+
+
+def test_a_study_whose_table_cannot_be_printed_is_done_all_the_same(monkeypatch):
+    flags = (
+        "--algo ppo --env Pendulum-v1 --total-steps 16 --num-steps 16 --num-envs 1 --num-minibatches 2 --num-seeds 2"
+    )
+    monkeypatch.setattr(sys, "stdout", Broken())
+    assert train_command([*flags.split(), "--num-seeds", "2", "--eval-every", "none", "--run-dir", "many"]) == 0
+    assert Path("many/results.csv").is_file()
 
 
 def test_a_folder_that_standard_output_cannot_spell(monkeypatch):
