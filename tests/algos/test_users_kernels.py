@@ -25,20 +25,18 @@ from jaxrl import (
     PPOConfig,
     RunConfig,
     Transition,
-    checks,
-    ddpg,
     ddpg_act,
     ddpg_init,
     ddpg_update,
     gae,
     make_envs,
-    ppo,
     ppo_act,
     ppo_init,
     ppo_update,
     td_target,
     train,
 )
+from jaxrl.algos import checks, ddpg, ppo
 from jaxrl.data.batch import mask_invalid
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.errors import NotSaved
