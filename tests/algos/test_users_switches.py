@@ -38,7 +38,6 @@ from jaxrl import (
     replay_add,
     replay_init,
     replay_sample,
-    session,
     td_target,
     train,
     train_many,
@@ -55,6 +54,7 @@ from jaxrl.data.spaces import flatten
 from jaxrl.ops.distributions import Categorical, DiagGaussian, MultiCategorical, TanhGaussian
 from jaxrl.ops.losses import clipped_value_loss, explained_variance, standardize, weighted_mean
 from jaxrl.storage.policy import save_policy
+from jaxrl.training import runner as session
 from jaxrl.training.evaluate import evaluate
 from jaxrl.training.runner import stream_key
 
