@@ -69,7 +69,7 @@ class SACState(struct.PyTreeNode):
         """The temperature now."""
         if self.temperature is None:
             return jnp.asarray(self.config.initial_alpha)
-        return self.temperature.apply_fn(self.temperature.params)
+        return jnp.exp(jnp.asarray(self.temperature.params))
 
     def replace_config(self, **numbers: float) -> Self:
         """The same state with some of the config's numbers changed; compiles nothing anew. A learned temperature goes
@@ -238,7 +238,7 @@ def _fresh_state(key: Array, config: SACConfig, actor: nn.Module, critic: nn.Mod
     critics = tuple(critic.init(each, obs, action) for each in critic_keys)
     temperature = None
     if config.alpha_learning_rate is not None:
-        temperature = TrainState.create(apply_fn=jnp.exp, params=jnp.log(config.initial_alpha), tx=tx)
+        temperature = TrainState.create(apply_fn=None, params=jnp.log(config.initial_alpha), tx=tx)
         temperature = temperature.replace(step=jnp.zeros((), jnp.int32))
     return SACState(
         actor=Learner.fresh(Apply(actor), actor.init(actor_key, obs), tx),
