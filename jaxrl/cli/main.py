@@ -7,7 +7,6 @@ JAX is imported late, because what suits a machine with few cores must be set be
 import argparse
 import contextlib
 import dataclasses
-import gc
 import io
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
+from jaxrl.cli.startup import nothing_collected, prepare_jax
 from jaxrl.errors import BadInput, EnvironmentLost, NotSaved
 from jaxrl.output import Output, say
 
@@ -87,7 +87,7 @@ def train_command(argv: Sequence[str] | None = None) -> int:
     """
 
     def command() -> None:
-        with _nothing_collected():
+        with nothing_collected():
             _import_jax()
             run = parse_run(sys.argv[1:] if argv is None else argv)
             from jaxrl.runs.sweep import is_study
@@ -96,7 +96,7 @@ def train_command(argv: Sequence[str] | None = None) -> int:
             _check_display()
         with _no_exit_of_others():
             if is_study(run):
-                _choose_threads(run)
+                choose_threads(run)
                 _print_results(run, train_many(run))
             else:
                 train(run)
@@ -365,7 +365,7 @@ def _check_display() -> None:
 
 
 def _run(command: Callable[[], None]) -> int:
-    _prepare_jax()
+    prepare_jax()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # Until the run is under way and has something to save.
     try:
@@ -386,7 +386,7 @@ def current_folder_first() -> Iterator[None]:
     """Modules that the user names are looked for in the current folder first, as under `python -m`. Processes that are
     spawned inherit that: so where another copy of this package stands there, the folder is looked in last."""
     try:
-        here, own = Path.cwd(), Path(__file__).resolve().parent
+        here, own = Path.cwd(), Path(__file__).resolve().parents[1]
     except OSError:  # It has been removed.
         here = None
     if here is None or sys.flags.safe_path:
@@ -436,53 +436,7 @@ def _complain(error: Exception) -> int:
     return 2
 
 
-def _prepare_jax() -> None:
-    """Settings of JAX that suit the commands; whatever the user set in the environment stays as it is.
-
-    The compilation cache makes a second start fast: by default it skips what compiles in under a second, which is all
-    that we have.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        _fix_cache_folder()
-    else:
-        try:
-            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "jaxrl" / "xla"
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
-        except (OSError, RuntimeError):  # No home, or one that cannot be written to, costs the cache, not the run.
-            return
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-
-
-def _fix_cache_folder() -> None:
-    """An environment may move the working folder, and a relative cache folder must not move with it."""
-    folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
-    if folder and "://" not in folder:
-        with contextlib.suppress(OSError):  # The working folder is gone.
-            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder).absolute())
-
-
-@contextlib.contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """For the time of importing JAX and ourselves: these 120,000 objects are there to stay, and the garbage collector
-    looks through them again and again, which is a fifth of a start. Nor does it look at them afterwards.
-
-    Where JAX has been imported before, there may be garbage, and little is left to import.
-    """
-    if "jax" in sys.modules or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def _choose_threads(run: "RunConfig") -> None:
+def choose_threads(run: "RunConfig") -> None:
     """For several runs at once, one thread for XLA where the machine has two cores and PPO's minibatches are small: the
     environments always have use for the other core, and what a second thread adds is mostly waiting.
 

@@ -42,6 +42,7 @@ from jaxrl.envs.sync import Serial
 from jaxrl.envs.wrappers import inside, normalizers
 from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
 from jaxrl.report import raise_if_asked_to_stop, raised, tell
+from jaxrl.timer import timed, timer
 
 EnvLike = str | Callable[[], gym.Env] | VectorEnv
 WrapperLike = str | Callable[[gym.Env], gym.Env]
@@ -216,6 +217,7 @@ class Envs:
             names |= {name for each in self._ask("call", "inside") for name in each.normalizing}
         return sorted(names)
 
+    @timed("adapter")
     def step(self, action: np.ndarray) -> Transition:
         """Takes one step in every environment.
 
@@ -240,7 +242,8 @@ class Envs:
         to_environment = self._to_environment(action)
         self.finished, self.faults = [], []
         wrong = {} if _finite(action) else self._bad_actions(action)  # What is wrong with the step, by environment.
-        answer = self._ask("step", to_environment)
+        with timer("environment"):
+            answer = self._ask("step", to_environment)
         try:  # Copies: an environment may write its next step over this one.
             raw_obs, reward, terminated, truncated, infos = parts_of(answer, "step")
             reward = numbers("reward", reward, self.num_envs)

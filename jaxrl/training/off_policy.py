@@ -21,6 +21,7 @@ from jaxrl.errors import EnvironmentFault, EnvironmentLost
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack, each, from_host, in_turn, joined, on_host, to_host
 from jaxrl.runs.state import Training
+from jaxrl.timer import timed, timer
 from jaxrl.training.runner import EXPLORATION, NETWORK, SAMPLING, Callback, Session, Sessions, stream, stream_key
 
 
@@ -99,7 +100,8 @@ def _learn(stack: Sequence[Session], keys: Any, learn: Callable[..., Any], add: 
             try:
                 if going[at] and failure is None:
                     is_random = session.training.step < run.learning_starts
-                    params = None if is_random else unravel(np.atleast_2d(to_host(acting))[at])
+                    with timer("wait for the actor"):
+                        params = None if is_random else unravel(np.atleast_2d(to_host(acting))[at])
                     latest[at], stepped = _step(session, params and host_policy(apply_fn, params)), True
             except (EnvironmentFault, EnvironmentLost) as error:
                 failure = error  # The others' steps are whole, and kept.
@@ -113,6 +115,7 @@ def _learn(stack: Sequence[Session], keys: Any, learn: Callable[..., Any], add: 
         yield
 
 
+@timed("step")
 def _step(session: Session, policy: Callable[[np.ndarray], Any] | None) -> Transition:
     """One step of a run's environments, with noise on what its policy says, or at random where there is none yet."""
     run, training, envs, rng = session.run, session.training, session.training.envs, session.training.rng
@@ -123,7 +126,9 @@ def _step(session: Session, policy: Callable[[np.ndarray], Any] | None) -> Trans
             action = rng.uniform(low, high, (envs.num_envs, len(low)))
         else:
             noise = run.exploration_noise * (high - low) / 2 * rng.standard_normal((envs.num_envs, len(low)))
-            action = np.clip(policy(envs.obs).mode() + noise, low, high)
+            with timer("policy"):
+                action = policy(envs.obs).mode()
+            action = np.clip(action + noise, low, high)
         action = action.astype(np.float32)
     transition = envs.step(action)
     taken = envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))

@@ -20,6 +20,7 @@ from jaxrl.envs.vector import Envs
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack, each, from_host, in_turn, joined, on_host
 from jaxrl.runs.state import Training
+from jaxrl.timer import timed, timer
 from jaxrl.training.runner import EXPLORATION, NETWORK, Callback, Session, Sessions, stream, stream_key
 
 
@@ -58,7 +59,8 @@ def _learn(
     learner = stack[0].training.learner
     seen = [session.training.rollout for session in stack]
     while any(going := [session.goes_on() for session in stack]):
-        acting = on_host(learner, lambda state: state.actor.params)
+        with timer("wait for the actor"):
+            acting = on_host(learner, lambda state: state.actor.params)
         for place, session in enumerate(stack):
             if going[place]:
                 _collect(session.training, session, sessions, acting[place])
@@ -76,6 +78,7 @@ def _learn(
             yield
 
 
+@timed("normaliser")
 def _taken_in(session: Session) -> Transition:
     """The rollout as the update gets it, once the normaliser has taken it in."""
     training = session.training
@@ -101,6 +104,7 @@ def _empty_rollout(state: PPOState, envs: Envs, num_steps: int) -> Transition:
     return Transition(*(None if row is None else np.zeros((num_steps, *row.shape), row.dtype) for row in rows))
 
 
+@timed("collect")
 def _collect(training: Training, session: Session, sessions: Sessions, params: Any) -> None:
     """Acts until the rollout of `training`, raw, `(T, N)`, is full or the run is asked to stop. It begins where it left
     off.
@@ -112,7 +116,8 @@ def _collect(training: Training, session: Session, sessions: Sessions, params: A
     assert rollout is not None
     see, policy = observer(training.normalizer), host_policy(training.learner.tree.actor.apply_fn, params)
     for t in range(training.rows, len(rollout.reward)):
-        distribution = policy(see(envs.obs))
+        with timer("policy"):
+            distribution = policy(see(envs.obs))
         action = distribution.sample(training.rng)
         transition = envs.step(distribution.to_env(action))._replace(action=action)
         for column, row in zip(rollout, transition, strict=True):

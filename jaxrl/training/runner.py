@@ -37,6 +37,7 @@ from jaxrl.runs.stack import Stack, stack_sizes
 from jaxrl.runs.state import Training
 from jaxrl.storage.files import write_atomically
 from jaxrl.storage.policy import save_policy
+from jaxrl.timer import timed
 from jaxrl.training.evaluate import MAX_ENVS_IN_TURN, cut_line, episode_bound, evaluate, make_eval_envs
 
 try:
@@ -250,6 +251,7 @@ class Session:
         """Prints a line above the progress."""
         self._log.say(line)
 
+    @timed("logs")
     def episodes(self) -> None:
         """Logs the episodes that ended on the last step, and those that a fault broke off."""
         step, envs = self.training.step, self.training.envs
@@ -269,6 +271,7 @@ class Session:
         self._pending.append(metrics)
         self._latest = metrics
 
+    @timed("logs")
     def goes_on(self) -> bool:
         """Does what is due at this step, where everything in `training` belongs to it; False when the run is over."""
         if self.over:
@@ -375,6 +378,7 @@ class Session:
         rows = [np.asarray(each, np.float64) for each in jax.device_get(metrics)]
         return np.array([row[self.training.place] if row.ndim > 1 else row for row in rows])
 
+    @timed("evaluation")
     def _evaluate(self) -> bool:
         """Evaluates, keeps the best policy, and says whether the run has reached what it was to reach."""
         run, training, envs = self.run, self.training, self.eval_envs
@@ -438,6 +442,7 @@ class Session:
         folder, actor = self.run_dir / "policy" / name, training.state.actor
         save_policy(folder, actor, training.normalizer, self.run.env_name, *self._spaces, notes)
 
+    @timed("checkpoints")
     def save(self) -> None:
         """Writes a checkpoint."""
         step = self.training.step

@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from jaxrl.algos.ddpg import DDPGConfig
 from jaxrl.algos.ppo import PPOConfig
-from jaxrl.cli.main import _choose_threads, _gathered, evaluate_command, main, parse_run, train_command
+from jaxrl.cli.main import choose_threads, evaluate_command, main, parse_run, train_command
 from jaxrl.runs.config import OWN, RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -205,7 +205,7 @@ def test_small_minibatches_of_many_runs_take_one_thread_of_two(flags, cores, thr
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     monkeypatch.delenv("NPROC", raising=False)
     monkeypatch.setitem(gym.registry, "ManyActions-v0", EnvSpec("ManyActions-v0", entry_point=ManyActions))
-    _choose_threads(parse_run(flags))
+    choose_threads(parse_run(flags))
     assert os.environ.get("NPROC") == threads
 
 
@@ -217,9 +217,9 @@ def test_that_many_threads_are_taken(asked, counted):
 import os
 os.sched_getaffinity = lambda _: {{0, 1}}
 from pathlib import Path
-from jaxrl.cli.main import _choose_threads, parse_run
+from jaxrl.cli.main import choose_threads, parse_run
 import jax
-_choose_threads(parse_run({FEW_ROWS}))
+choose_threads(parse_run({FEW_ROWS}))
 jax.numpy.ones(2).block_until_ready()
 names = [task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
 print(names.count("tf_XLAEigen"), names)
@@ -286,7 +286,8 @@ def test_a_sweep_may_be_said_in_several_places():
     assert sweep.sweep == ("gamma=0.9,0.99", "clip-eps=0.1,0.2") and sweep.seed == 1
     wrapper = parse_run(["--wrapper", "a:b", "--sweep", "gamma=0.9,1", "--wrapper", "c:d", "e:f", "--seed", "2"])
     assert (wrapper.wrapper, wrapper.sweep, wrapper.seed) == (("a:b", "c:d", "e:f"), ("gamma=0.9,1",), 2)
-    assert _gathered(["--wrapper=a:b", "RUN", "--wrapper", "c:d"]) == ["RUN", "--wrapper", "a:b", "c:d"]
+    both = parse_run(["--wrapper=a:b", "--seed", "2", "--wrapper", "c:d"])
+    assert (both.wrapper, both.seed) == (("a:b", "c:d"), 2)
 
 
 def test_flags_reach_the_run():

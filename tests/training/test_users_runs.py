@@ -28,7 +28,8 @@ from scripted import Endless
 
 from jaxrl import BadInput, DDPGConfig, EnvironmentLost, PPOConfig, RunConfig, load_policy, make_envs, train, train_many
 from jaxrl.algos.ppo import METRICS
-from jaxrl.cli.main import _complain, _prepare_jax, _print_results
+from jaxrl.cli.main import _complain, _print_results
+from jaxrl.cli.startup import prepare_jax
 from jaxrl.envs.processes import _in_worker
 from jaxrl.loggers.run_log import Display, Evaluation
 from jaxrl.runs.config import converted, load_run, run_from_json, run_to_json
@@ -483,7 +484,7 @@ def test_a_working_folder_that_is_removed_costs_nothing(tmp_path):
 )
 def test_the_compilation_cache_stays_where_it_was_named(given, expected, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
-    _prepare_jax()
+    prepare_jax()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == expected.replace("HERE", str(Path.cwd()))
 
 
