@@ -100,10 +100,78 @@ def test_no_module_imports_another_in_a_circle():
     assert not uses
 
 
-def test_experiments_use_the_public_face_only():
-    for path in (PACKAGE.parent / "experiments").glob("*.py"):
-        for each in imports(path):
-            assert not any(part.startswith("_") for part in each.split(".") if part != "__future__"), f"{path}: {each}"
+# Private names of others that have no public one: NamedTuple's methods, the standard library's, JAX's, Gymnasium's.
+FOREIGN = {"_replace", "_fields", "_asdict", "_exit", "_getframe", "_cache_size"}
+FOREIGN |= {"_add_info", "_check_spaces", "_max_episode_steps"}
+# These are still to be mended; the set shall become empty.
+TOUCHING = {
+    "tests/data/test_users_observations.py",
+    "tests/envs/test_envs.py",
+    "tests/envs/test_faults.py",
+    "tests/envs/test_film.py",
+    "tests/envs/test_pool.py",
+    "tests/envs/test_users_environments.py",
+    "tests/training/test_users_runs.py",
+}
+SOURCES = sorted(path for name in ("jaxrl", "experiments", "docs", "tests") for path in (ROOT / name).rglob("*.py"))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_" and name not in FOREIGN
+
+
+def private_touches(text: str) -> set[str]:
+    """The private names of other modules that a file touches: by import, as an attribute, by `getattr`, or by patching.
+    A private name that the file itself defines is its own."""
+    nodes, own, touched = list(ast.walk(ast.parse(text))), set(), set()
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+            own.add(node.attr)
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+            touched |= set(filter(is_private, [*names, *(getattr(node, "module", None) or "").split(".")]))
+        elif isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
+            touched.add(node.attr)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1].endswith(("attr", "patch", "object")):
+            words = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            touched |= {part for word in words for part in word.split(".") if is_private(part)} - own
+    return touched
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=[str(path.relative_to(ROOT)) for path in SOURCES])
+def test_no_file_touches_a_private_name_of_another(path):
+    touched = private_touches(path.read_text())
+    assert bool(touched) == (str(path.relative_to(ROOT)) in TOUCHING), touched
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from jaxrl.device import _told",
+        "import jaxrl._hidden",
+        "from jaxrl._hidden import shown",
+        "envs._ask('step')",
+        "make_envs()._ask = None",
+        "getattr(envs, '_ask')",
+        "setattr(envs, '_ask', None)",
+        "monkeypatch.setattr(device, '_told', None)",
+        "monkeypatch.setattr('jaxrl.device._told', None)",
+        "mock.patch('jaxrl.device._told')",
+    ],
+)
+def test_the_rule_of_private_names_catches_each_way(text):
+    assert private_touches(text)
+
+
+def test_the_rule_of_private_names_leaves_ones_own_and_the_foreign_alone():
+    own = "class A:\n def _f(self): self._x = 1\n def g(self, other): return other._f, other._x, self._y"
+    for text in (own, "rows._replace(a=1)", "os._exit(0)", "import __future__", "_private = 1", "getattr(a, 'b')"):
+        assert not private_touches(text)
 
 
 def loaded_after(code: str) -> set[str]:
@@ -123,7 +191,7 @@ def test_environment_workers_import_no_jax():
 
 
 def test_training_imports_neither_scipy_nor_matplotlib():
-    loaded = loaded_after("import jaxrl.cli.main, jaxrl.training.train, jaxrl.cli.flags")
+    loaded = loaded_after("import jaxrl.cli.main, jaxrl.training.train, jaxrl.cli.flags, jaxrl.studies.study")
     assert "jax" in loaded
     assert not {"matplotlib", "scipy.stats", "torch", "tensorflow"} & loaded
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxrl.cli.arguments import parse_run
 from jaxrl.cli.flags import EvaluateFlags
-from jaxrl.cli.main import parse_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box
 
-from jaxrl.cli.main import current_folder_first
+from jaxrl.cli.startup import current_folder_first
 from jaxrl.errors import BadInput
 from jaxrl.studies.script import Parser
 from jaxrl.training.evaluate import evaluate, make_eval_envs
@@ -110,7 +110,7 @@ def memory(job: str, steps: int) -> None:
 
 def saves() -> None:
     """Prints the share of a run's time that its checkpoints take, at the default interval and without an evaluation."""
-    from jaxrl.cli.main import parse_run
+    from jaxrl.cli.arguments import parse_run
     from jaxrl.training.runner import Runner
     from jaxrl.training.train import train
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -22,14 +22,23 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from timed_runs import JOBS, NEVER
 
+from jaxrl.cli.startup import prepare_jax
 from jaxrl.envs.guard import hear_mujoco
-from jaxrl.envs.make import make_envs
+from jaxrl.envs.make import make_envs, steps_natively
 from jaxrl.errors import BadInput
+from jaxrl.timer import listen
 
 PROFILED = "ppo-CartPole", "ppo-HalfCheetah", "ddpg-HalfCheetah"
 NUM_ENVS = 8
 ALONE = "Gymnasium alone"
-COLLECTING = "environment", "adapter: copies, checks, episodes", "policy", "noise, storing rows, the loop itself"
+LABELS = {
+    "adapter": "adapter: copies, checks, episodes",
+    "collect": "noise, storing rows, the loop itself",
+    "step": "noise, the loop itself",
+    "wait for the actor": "waiting for the actor",
+    "dispatch": "handing work to the device",
+}
+COLLECTING = "environment", "policy", LABELS["adapter"], LABELS["collect"]
 
 
 def envs(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
@@ -73,7 +82,7 @@ def _rate(envs: Any, action_space: Any, count: int) -> float:
 
 
 def profile(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Where the time of a run's steps goes, start, compilation and evaluations left out; and how fast collecting is,
+    """Where the time of a run's steps goes, without its first steps and its evaluations; and how fast collecting is,
     beside Gymnasium's environments alone under the very actions of that run: what physics cost depends on the state."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     collection: dict[str, dict[str, float]] = {}
@@ -99,138 +108,107 @@ def profile(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
 
 
 class Stopwatch:
-    """Where time goes: what is watched counts without what is watched within it."""
+    """Where time goes: a part counts without the parts within it. Nothing within an evaluation counts, and nothing that
+    was before `restart`."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._within: list[float] = []
-        self._stopped = False
+        self._restarts = False
 
-    def without(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, in which nothing counts."""
+    def restart(self) -> None:
+        """Forgets what was before, once no part is under way."""
+        self._restarts = True
 
-        @functools.wraps(call)
-        def unwatched(*arguments: Any, **options: Any) -> Any:
-            began, self._stopped = time.perf_counter(), True
-            try:
-                return call(*arguments, **options)
-            finally:
-                self._stopped = False
-                if self._within:
-                    self._within[-1] += time.perf_counter() - began
-
-        return unwatched
-
-    def watch(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`call`, its time counted as a part's."""
-
-        @functools.wraps(call)
-        def watched(*arguments: Any, **options: Any) -> Any:
-            if self._stopped:
-                return call(*arguments, **options)
-            began = time.perf_counter()
-            self._within.append(0.0)
-            try:
-                return call(*arguments, **options)
-            finally:
-                took = time.perf_counter() - began
-                self.seconds[part] += took - self._within.pop()
-                if self._within:
-                    self._within[-1] += took
-
-        return watched
-
-    def patch(self, owner: Any, name: str, part: str) -> None:
-        """Watches a function of a module, or a method of a class."""
-        setattr(owner, name, self.watch(part, getattr(owner, name)))
-
-
-class _Module:
-    """A module, but for some of its names."""
-
-    def __init__(self, module: Any, **names: Any) -> None:
-        self._module = module
-        self.__dict__.update(names)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Times what is within it."""
+        if self._restarts and not self._within:
+            self.seconds.clear()
+            self._restarts = False
+        kept, began = dict(self.seconds) if name == "evaluation" else None, time.perf_counter()
+        self._within.append(0.0)
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - began
+            own = took - self._within.pop()
+            if kept is None:
+                self.seconds[name] += own
+            else:
+                self.seconds.clear()
+                self.seconds.update(kept)
+            if self._within:
+                self._within[-1] += took
 
 
 def _profile_one(name: str) -> dict[str, float]:
-    """Microseconds of a step, by part."""
-    from jaxrl.cli import main as cli
-
-    cli._prepare_jax()
-    import jax
-
-    from jaxrl.envs.client import VectorClient
+    """Microseconds of a step, by part, from the step on at which the job is warm: all is compiled then."""
+    prepare_jax()
+    from jaxrl.cli.arguments import parse_run
     from jaxrl.envs.vector import Envs
-    from jaxrl.training import off_policy, on_policy
-    from jaxrl.training.evaluator import Evaluator
-    from jaxrl.training.runner import Runner
     from jaxrl.training.train import train
 
-    clock = Stopwatch()
-
-    def jit(function: Any, **options: Any) -> Any:
-        """Watched from its second call on: the first compiles."""
-        first = iter([(call := jax.jit(function, **options))])
-        watched = clock.watch("handing work to the device", call)
-        return lambda *arguments: next(first, watched)(*arguments)  # noqa: PLW0108
-
-    def acting(function: Any) -> Any:
-        return lambda *arguments: clock.watch("policy", function(*arguments))
-
-    for module in (on_policy, off_policy):
-        setattr(module, "jax", _Module(jax, jit=jit))  # noqa: B010
-        setattr(module, "host_policy", acting(module.host_policy))  # noqa: B010
-    waiting = clock.watch("waiting for the actor", np.asarray)
-    setattr(off_policy, "np", _Module(np, asarray=waiting))  # noqa: B010
-    clock.patch(on_policy, "on_host", "waiting for the actor")
-    clock.patch(on_policy, "_taken_in", "normaliser")
-    clock.patch(on_policy, "_collect", "noise, storing rows, the loop itself")
-    clock.patch(off_policy, "_step", "noise, the loop itself")
-    clock.patch(VectorClient, "call", "environment")
-    clock.patch(Envs, "step", "adapter: copies, checks, episodes")
-    clock.patch(Runner, "after_update", "logs")
-    clock.patch(Runner, "episodes", "logs")
-    clock.patch(Runner, "save", "checkpoints")
-    setattr(Evaluator, "evaluate", clock.without(Evaluator.evaluate))  # noqa: B010
-    replay = Replay(JOBS[name].env, VectorClient)
-    collect, catch_up = on_policy._collect, clock.watch(ALONE, replay.catch_up)
-    setattr(on_policy, "_collect", lambda *arguments: (collect(*arguments), catch_up()))  # noqa: B010
-    job = JOBS[name]
+    job, clock = JOBS[name], Stopwatch()
+    replay = Replay(job.env, Envs, job.warm_up, clock)
+    listen(replay.part if job.algo == "ppo" else clock.part)
     flags = f"--algo {job.algo} --env {job.env} {job.flags} --total-steps {job.steps} --eval-every {NEVER}"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        result = train(cli.parse_run([*flags.split(), "--run-dir", f"{folder}/run"]))
-    return {part: seconds / result.step * 1e6 for part, seconds in clock.seconds.items()}
+        result = train(parse_run([*flags.split(), "--run-dir", f"{folder}/run"]))
+    steps = result.step - replay.steps_before
+    return {LABELS.get(part, part): seconds / steps * 1e6 for part, seconds in clock.seconds.items()}
 
 
 class Replay:
     """Gymnasium's vector environment as it is, given what those that are trained in are given: the same seeds and the
-    same actions, some rollouts at a time, so that both are timed in turn."""
+    same actions, some rollouts at a time, so that both are timed in turn.
 
-    def __init__(self, env: str, kind: Any) -> None:
-        self._env, self._call = env, kind.call
+    Args:
+      env: the task.
+      kind: the class whose `reset` and `step` are heard.
+      warm_up: after so many steps the clock restarts.
+      clock: where time goes.
+    """
+
+    def __init__(self, env: str, kind: Any, warm_up: int, clock: Stopwatch) -> None:
+        self._env, self._warm_up, self._clock = env, warm_up, clock
         self._first: Any = None
         self._actions: list[np.ndarray] = []
         self._plain: Any = None
-        kind.call = functools.partialmethod(Replay._heard, self)
+        self._steps = 0
+        self.steps_before = 0  # Those that were taken when the clock restarted.
+        self._reset, self._step = kind.reset, kind.step
+        kind.reset = lambda envs, seed: self._hear_reset(envs, seed)  # noqa: PLW0108
+        kind.step = lambda envs, action: self._hear_step(envs, action)  # noqa: PLW0108
 
-    @staticmethod
-    def _heard(client: Any, self: "Replay", method: str, *arguments: Any, **options: Any) -> Any:
-        self._first = self._first or client  # Those trained in are built first.
-        if client is self._first and method == "step":
-            self._actions.append(arguments[0])
-        elif client is self._first and method == "reset":
-            self._plain = _as_gymnasium_has_it(self._env, client.vector_env.num_envs, options["seed"])
-        return self._call(client, method, *arguments, **options)
+    def _hear_reset(self, envs: Any, seed: Any) -> None:
+        self._first = self._first or envs  # Those trained in are reset first.
+        if envs is self._first:
+            seeds = envs.seeds(seed)
+            self._plain = _as_gymnasium_has_it(
+                self._env, envs.num_envs, seeds[0] if steps_natively(self._env) else seeds
+            )
+        self._reset(envs, seed)
 
-    def catch_up(self) -> None:
-        """Takes the steps that have been taken since the last call."""
-        for action in self._actions:
-            self._plain.step(action)
-        self._actions.clear()
+    def _hear_step(self, envs: Any, action: np.ndarray) -> Any:
+        if envs is self._first:
+            self._actions.append(action)
+            self._steps += envs.num_envs
+            if not self.steps_before and self._steps >= self._warm_up:
+                self._clock.restart()
+                self.steps_before = self._steps
+        return self._step(envs, action)
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """A part of the run; after each rollout Gymnasium's environment takes its steps."""
+        with self._clock.part(name):
+            yield
+        if name == "collect":
+            with self._clock.part(ALONE):
+                for action in self._actions:
+                    self._plain.step(action)
+            self._actions.clear()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from jaxrl.envs.guard import NOTICE_KEY, marks
 from jaxrl.envs.observations import ObservationReader
 from jaxrl.errors import BadInput
 from jaxrl.report import tell
+from jaxrl.timer import timed, timer
 
 DISABLED, NEXT_STEP, SAME_STEP = AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP
 
@@ -129,6 +130,7 @@ class Envs:
         """The names of the normalising wrappers inside these environments, as far as can be seen."""
         return self._client.normalizing
 
+    @timed("adapter")
     def step(self, action: np.ndarray) -> Transition:
         """Takes one step in every environment.
 
@@ -152,7 +154,8 @@ class Envs:
         env_action = self._actions.to_env(action)
         self.finished, self.faults = [], []
         wrong = {} if is_finite(action) else self._bad_actions(action)  # A text for each faulty index.
-        answer = self._client.call("step", env_action)
+        with timer("environment"):
+            answer = self._client.call("step", env_action)
         try:  # Copies: an environment may write its next step over this one.
             raw_obs, reward, terminated, truncated, infos = parts_of(answer, "step")
             reward = numbers("reward", reward, self.num_envs)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrl.timer import timer
+
 T = TypeVar("T")
 
 
@@ -63,7 +65,7 @@ def from_host(program: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def call(*arguments: Any) -> Any:
-        with jax.transfer_guard_host_to_device("allow"):
+        with timer("dispatch"), jax.transfer_guard_host_to_device("allow"):
             return program(*arguments)
 
     return call

@@ -15,6 +15,7 @@ from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
 from jaxrl.runs.streams import EXPLORATION, stream
+from jaxrl.timer import timer
 from jaxrl.training.runner import Runner
 from jaxrl.training.scheduler import (
     Loop,
@@ -84,7 +85,8 @@ def off_policy(
         if is_random:
             action = env_action = _random(training, bounds)
         else:
-            output = policy(training.envs.obs)
+            with timer("policy"):
+                output = policy(training.envs.obs)
             action, env_action = run.row.explore(output, training.rng, run.loop, bounds)
         transition = take_step(training, runner, env_action)._replace(action=action)
         training.steps_due += 0 if is_random else step_count(training, transition)

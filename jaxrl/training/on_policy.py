@@ -16,6 +16,7 @@ from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
 from jaxrl.runs.streams import EXPLORATION, stream
+from jaxrl.timer import timed, timer
 from jaxrl.training.runner import Runner
 from jaxrl.training.scheduler import Loop, Programs, Update, action_bounds, fresh_state, metrics_row, take_step
 from jaxrl.training.scheduler import programs as whole
@@ -55,7 +56,8 @@ def on_policy(
             continue
         gamma = float(getattr(run.agent, "gamma", 0.0))  # Its own number: the state has it in float32.
         assert training.rollout is not None
-        training.normalizer, rollout = normalize_rollout(training.normalizer, training.rollout, gamma)
+        with timer("normaliser"):
+            training.normalizer, rollout = normalize_rollout(training.normalizer, training.rollout, gamma)
         training.rows = 0
         yield Update(rollout)
 
@@ -63,6 +65,7 @@ def on_policy(
 LOOP = Loop(prepare, programs, on_policy)
 
 
+@timed("collect")
 def _collect(run: RunConfig, training: Training, runner: Runner, policy: Callable[[np.ndarray], Any]) -> None:
     """Acts until the rollout of `training`, raw, `(T, N)`, is full or the run is asked to stop. It begins where it left
     off.
@@ -75,7 +78,9 @@ def _collect(run: RunConfig, training: Training, runner: Runner, policy: Callabl
     assert rollout is not None
     see = observer(training.normalizer)
     for t in range(training.rows, len(rollout.reward)):
-        action, env_action = explore(policy(see(envs.obs)), training.rng, run.loop, bounds)
+        with timer("policy"):
+            output = policy(see(envs.obs))
+        action, env_action = explore(output, training.rng, run.loop, bounds)
         transition = take_step(training, runner, env_action)._replace(action=action)
         for column, row in zip(rollout, transition, strict=True):
             if column is not None:

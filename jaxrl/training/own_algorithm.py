@@ -20,7 +20,6 @@ def check_algorithm(run: RunConfig, training: Training) -> None:
     row = run.row
     if row in BUILT_IN.values():
         return
-    _check_state(row, training.state)
     _check_act(row, training.state, training.envs.obs)
     data = _example(run, training)
     if data is None:
@@ -45,7 +44,8 @@ def check_algorithm(run: RunConfig, training: Training) -> None:
             )
 
 
-def _check_state(row: Algorithm, state: Any) -> None:
+def check_state(row: Algorithm, state: Any) -> None:
+    """Raises BadInput unless `state`, from the row's init, has what the house asks of it."""
     for name in ("actor", "num_updates", "config"):
         if not hasattr(state, name):
             raise BadInput(f"init of {row.name} gives a {type(state).__name__} without {name}: it must have it")

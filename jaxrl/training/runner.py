@@ -19,6 +19,7 @@ from jaxrl.runs.config import RunConfig
 from jaxrl.runs.record import run_to_json
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training, save_training
+from jaxrl.timer import timed
 from jaxrl.training.evaluator import Evaluator
 from jaxrl.training.notices import flattened, normalised
 from jaxrl.training.opening import Resumed, begin_run, open_run, resume_run
@@ -124,6 +125,7 @@ class Runner:
         """Tells the user one line."""
         self._loggers.say(line)
 
+    @timed("logs")
     def episodes(self) -> None:
         """Logs the episodes that ended on the last step, and those that a fault broke off."""
         step, envs = self.training.step, self.training.envs
@@ -143,6 +145,7 @@ class Runner:
         self._latest = metrics, self.training.place
         self._metrics.add(*self._latest)
 
+    @timed("logs")
     def after_update(self) -> bool:
         """Does what is due at this step, where everything in `training` belongs to it. Returns False once training is
         over."""
@@ -194,6 +197,7 @@ class Runner:
             return False
         return over or _passed(every, self._evaluated, step)
 
+    @timed("evaluation")
     def _evaluate(self) -> bool:
         """Evaluates, keeps the best policy, and says whether the run has reached the return at which it ends."""
         training, stop_return = self.training, self.run.stop_return
@@ -229,6 +233,7 @@ class Runner:
             raise
         return asks_to_stop(answer)
 
+    @timed("checkpoints")
     def save(self) -> None:
         """Writes a checkpoint."""
         step = self.training.step

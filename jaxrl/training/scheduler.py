@@ -33,7 +33,9 @@ from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack, each, from_host, in_turn, joined, to_host
 from jaxrl.runs.state import Training
 from jaxrl.runs.streams import EXPLORATION, NETWORK, SAMPLING, stream, stream_key
+from jaxrl.timer import timer
 from jaxrl.training.group import RunGroup
+from jaxrl.training.own_algorithm import check_state
 from jaxrl.training.runner import Runner
 
 
@@ -105,7 +107,9 @@ def fresh_state(run: RunConfig, envs: Envs) -> Any:
     if run.networks is not None:
         make = find_callable(run.networks, "networks") if isinstance(run.networks, str) else run.networks
         own = dict(zip(("actor", "critic"), networks_for(make, *both), strict=True))
-    return run.row.init(stream_key(run.seed, NETWORK), run.algorithm_config, *both, **own)
+    state = run.row.init(stream_key(run.seed, NETWORK), run.algorithm_config, *both, **own)
+    check_state(run.row, state)
+    return state
 
 
 def programs(run: RunConfig, _: Any) -> Programs:
@@ -178,7 +182,8 @@ class _Actors:
 
     def _policy(self, latest: Any, place: int) -> Callable[[np.ndarray], Any]:
         if self._fetched[0] is not latest:
-            self._fetched = latest, to_host(latest) if isinstance(latest, jax.Array) else jax.device_get(latest)
+            with timer("wait for the actor"):
+                self._fetched = latest, to_host(latest) if isinstance(latest, jax.Array) else jax.device_get(latest)
         acting = self._fetched[1]
         if self._size > 1:
             acting = jax.tree.map(lambda leaf: leaf[place], acting)

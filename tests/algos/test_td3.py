@@ -9,7 +9,7 @@ from gymnasium import spaces
 from oracles import Adam, Net, TwinCritics, assert_equal, assert_near
 
 from jaxrl import BadInput, TD3Config, Transition, td3_act, td3_init, td3_update
-from jaxrl.algos.td3 import METRICS, smoothed
+from jaxrl.algos.td3 import METRICS
 from jaxrl.ops.returns import td_target
 
 B, S, A = 48, 3, 2
@@ -145,13 +145,24 @@ def test_with_equal_critics_no_noise_and_no_delay_the_target_is_ddpgs(float64):
 
 
 def test_smoothed_target_actions_stay_within_the_bounds_and_the_noise_within_its_own():
-    """A critic that returns its action shows what the target saw: with reward 0, the target is gamma times that."""
+    """A critic that measures actions shows what the target saw: with reward 0, the target is gamma times that."""
+    middle, half = (ACTIONS.high + ACTIONS.low) / 2, (ACTIONS.high - ACTIONS.low) / 2
+    rows = batch()._replace(reward=np.zeros(B), action=np.broadcast_to(middle, (B, A)), terminated=np.zeros(B, bool))
+
+    def seen_beyond(limit, state, rows):
+        """By how much target actions are further from the middle than `limit`, in halves of their range; a mean."""
+
+        def critic(params, obs, action):
+            return jnp.stack([jnp.maximum(jnp.abs((action - middle) / half).max(-1) - limit, 0.0)] * 2)
+
+        return float(td3_update(state.replace(critic=state.critic.replace(apply_fn=critic)), rows)[1]["td_error_abs"])
+
     state = fresh(SMALL.replace(policy_noise=5.0, noise_clip=0.5))
-    middle = jnp.broadcast_to((ACTIONS.low + ACTIONS.high) / 2, (1000, A))
-    noisy = np.asarray(smoothed(state, middle, jax.random.key(3)))
-    np.testing.assert_allclose(noisy.max(0), np.asarray(middle[0]) + 0.5 * (ACTIONS.high - ACTIONS.low) / 2, rtol=1e-5)
-    at_the_edge = np.asarray(smoothed(state, jnp.broadcast_to(ACTIONS.high, (1000, A)), jax.random.key(3)))
-    assert all(ACTIONS.contains(action) for action in at_the_edge)
+    still = jax.tree.map(jnp.zeros_like, state.actor.target_params)  # Its actions are in the middle.
+    in_the_middle = state.replace(actor=state.actor.replace(target_params=still))
+    assert seen_beyond(0.5 + 1e-5, in_the_middle, rows) == 0 < seen_beyond(0.49, in_the_middle, rows)
+    at_the_edge = rows._replace(next_obs=rows.next_obs * 1e6)
+    assert seen_beyond(1 + 1e-5, state, at_the_edge) == 0 < seen_beyond(0.99, state, at_the_edge)
 
 
 def test_only_every_second_update_moves_the_actor_and_the_targets():

@@ -55,7 +55,6 @@ from jaxrl.ops.distributions import Categorical, DiagGaussian, MultiCategorical,
 from jaxrl.ops.losses import clipped_value_loss, explained_variance, standardize, weighted_mean
 from jaxrl.runs.streams import stream_key
 from jaxrl.storage.policy import save_policy
-from jaxrl.training import runner as session
 from jaxrl.training.evaluate import evaluate
 
 ROOT = Path(jaxrl.__file__).parent.parent

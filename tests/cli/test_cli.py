@@ -13,7 +13,8 @@ import pytest
 from jaxrl.algos.algorithm import OffPolicySettings, OnPolicySettings
 from jaxrl.algos.ddpg import DDPGConfig
 from jaxrl.algos.ppo import PPOConfig
-from jaxrl.cli.main import _gathered, evaluate_command, main, parse_run, train_command
+from jaxrl.cli.arguments import parse_run
+from jaxrl.cli.main import evaluate_command, main, train_command
 from jaxrl.runs.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -235,7 +236,8 @@ def test_a_sweep_may_be_said_in_several_places():
     assert sweep.sweep == ("gamma=0.9,0.99", "clip-eps=0.1,0.2") and sweep.seed == 1
     wrapper = parse_run(["--wrapper", "a:b", "--sweep", "gamma=0.9,1", "--wrapper", "c:d", "e:f", "--seed", "2"])
     assert (wrapper.wrapper, wrapper.sweep, wrapper.seed) == (("a:b", "c:d", "e:f"), ("gamma=0.9,1",), 2)
-    assert _gathered(["--wrapper=a:b", "RUN", "--wrapper", "c:d"]) == ["RUN", "--wrapper", "a:b", "c:d"]
+    both = parse_run(["--wrapper=a:b", "--seed", "2", "--wrapper", "c:d"])
+    assert (both.wrapper, both.seed) == (("a:b", "c:d"), 2)
 
 
 def test_flags_reach_the_run():

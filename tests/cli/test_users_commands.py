@@ -11,14 +11,16 @@ import sys
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from gymnasium import spaces
 
 import jaxrl
 from jaxrl import BadInput, EnvironmentLost, device
-from jaxrl.cli.main import current_folder_first, evaluate_command, main, train_command
+from jaxrl.cli.startup import current_folder_first, evaluate_command, main, train_command
 from jaxrl.envs.registry import find_callable, find_spec
+from jaxrl.studies import plot
 
 SCRIPTS = Path(__file__).parents[2] / "experiments"
 SMALL = ["--total-steps", "32", "--num-envs", "2", "--num-steps", "16", "--num-minibatches", "2", "--num-epochs", "1"]
@@ -119,14 +121,12 @@ def test_a_folder_that_has_been_removed_is_searched_by_nobody(folder):
 
 def test_a_safe_path_stays_safe(folder):
     (folder / "users_env.py").write_text(MINE)
-    code = (
-        "import sys; from jaxrl.cli.main import current_folder_first\nwith current_folder_first(): print(sys.path[0])"
-    )
+    code = "import sys; from jaxrl.cli.startup import current_folder_first as first\nwith first(): print(sys.path[0])"
     found = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() != str(folder)
 
 
-@pytest.mark.parametrize("name", ["tables", "evaluate", "parser", "plot", "train", "study", "measure", "timed_runs"])
+@pytest.mark.parametrize("name", ["evaluate", "plot", "train", "study"])
 @pytest.mark.parametrize("where", ["in the current folder", "installed"])
 def test_a_scripts_neighbours_shadow_no_module(folder, monkeypatch, capsys, name, where):
     (home := folder if where == "in the current folder" else folder / "site").mkdir(exist_ok=True)
@@ -140,10 +140,10 @@ def test_a_scripts_neighbours_shadow_no_module(folder, monkeypatch, capsys, name
 
 
 def test_evaluate_py_shadows_none_either(run_dir, folder, monkeypatch, capsys):
-    (folder / "tables.py").write_text("raise RuntimeError('this is mine')")
-    monkeypatch.delitem(sys.modules, "tables", raising=False)
+    (folder / "plot.py").write_text("raise RuntimeError('this is mine')")
+    monkeypatch.delitem(sys.modules, "plot", raising=False)
     monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run_dir), "--env", "tables:X-v0", "--wrapper", "none"])
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run_dir), "--env", "plot:X-v0", "--wrapper", "none"])
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(str(SCRIPTS / "evaluate.py"), run_name="__main__")
     assert "this is mine" in capsys.readouterr().err
@@ -296,7 +296,8 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_after_a_fork_every_entry_to_jax_is_refused(folder, monkeypatch, call):
-    monkeypatch.setattr(device, "_used_by", os.getppid())
+    device.check_process()
+    monkeypatch.setattr(os, "getpid", os.getppid)  # As a forked process finds itself: another than the one before.
     with pytest.raises(BadInput, match=r"forked after JAX was used.*'spawn'"):
         call()
     assert not list(folder.iterdir())
@@ -325,32 +326,15 @@ def test_a_forked_process_is_refused_and_a_policy_acts_in_it(run_dir):
     assert "forked after JAX was used" in said and shape == (3,)
 
 
-def test_a_process_that_uses_jax_first_may(monkeypatch):
-    monkeypatch.setattr(device, "_used_by", None)
-    device.check_process()
-    device.check_process()
-    assert device._used_by == os.getpid()
-
-
 # --- Figures ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def plot():
-    sys.path.insert(0, str(SCRIPTS))
-    import plot
-
-    yield plot
-    sys.path.remove(str(SCRIPTS))
-
-
-def draw(plot, monkeypatch, *arguments, write=False):
+def draw(monkeypatch, *arguments, write=False):
     """The figure that the command draws, and its data; writing them takes the longest."""
     kept, save = [], plot.save
     monkeypatch.setattr(plot, "save", lambda *given: (kept.append(given), save(*given) if write else None))
-    monkeypatch.setattr(sys, "argv", ["plot.py", *arguments])
-    plot.main()
-    plot.plt.close("all")
+    assert main(["plot", *arguments]) == 0
+    plt.close("all")
     [(figure, data, _)] = kept
     return figure, data
 
@@ -365,13 +349,13 @@ NAMES = ["_base", "_", r"$\frac{1}$", "a$b", r"\$x\$", "$x$ and $", "clip 0.2", 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["curves", "bars", "reference"])
-def test_a_name_is_drawn_as_it_is_written(folder, monkeypatch, plot, kind, name):
+def test_a_name_is_drawn_as_it_is_written(folder, monkeypatch, kind, name):
     table(folder / "study.csv", name if kind != "reference" else "other", "second")
     flags = ["--ends"] if kind == "bars" else []
     if kind == "reference":
         (folder / "r.csv").write_text(f"task,source,step,mean_return\nA,{name},0,1\nA,{name},10,1\n")
         flags = ["--reference", "r.csv"]
-    figure, _ = draw(plot, monkeypatch, "study.csv", "--out", "figure", *flags)
+    figure, _ = draw(monkeypatch, "study.csv", "--out", "figure", *flags)
     panel = figure.axes[0]
     texts = panel.get_xticklabels() if kind == "bars" else panel.get_legend().get_texts()
     [text] = [text for text in texts if text.get_text().startswith(name)]
@@ -382,32 +366,32 @@ def test_a_name_is_drawn_as_it_is_written(folder, monkeypatch, plot, kind, name)
 
 
 @pytest.mark.parametrize("out", ["figure", "figure.png", "figure.svg", "figure.csv", "figure.PNG", "of/figure.png"])
-def test_the_figures_ending_may_be_given(folder, monkeypatch, plot, out):
+def test_the_figures_ending_may_be_given(folder, monkeypatch, out):
     table(folder / "study.csv", "a")
-    draw(plot, monkeypatch, "study.csv", "--out", out, write=True)
+    draw(monkeypatch, "study.csv", "--out", out, write=True)
     found = {path.name for path in (folder / out).parent.iterdir()} - {"study.csv"}
     assert found == {"figure.png", "figure.svg", "figure.csv"}
 
 
-def test_another_ending_is_part_of_the_name(folder, monkeypatch, plot):
+def test_another_ending_is_part_of_the_name(folder, monkeypatch):
     table(folder / "study.csv", "a")
-    draw(plot, monkeypatch, "study.csv", "--out", "clip0.2", write=True)
+    draw(monkeypatch, "study.csv", "--out", "clip0.2", write=True)
     assert (folder / "clip0.2.png").is_file()
 
 
-def test_a_figure_does_not_write_over_the_table_that_it_draws(folder, monkeypatch, plot, capsys):
+def test_a_figure_does_not_write_over_the_table_that_it_draws(folder, monkeypatch, capsys):
     table(folder / "study.csv", "a")
     before = (folder / "study.csv").read_bytes()
     with pytest.raises(SystemExit, match="2"):
-        draw(plot, monkeypatch, "study.csv", "--out", "study.png")
+        draw(monkeypatch, "study.csv", "--out", "study.png")
     assert "would write over study.csv" in capsys.readouterr().err
     assert [path.read_bytes() for path in folder.iterdir()] == [before]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_a_byte_order_mark_is_no_part_of_a_column(folder, monkeypatch, plot, encoding):
+def test_a_byte_order_mark_is_no_part_of_a_column(folder, monkeypatch, encoding):
     table(folder / "study.csv", "a", encoding=encoding)
-    _, data = draw(plot, monkeypatch, "study.csv", "--out", "figure")
+    _, data = draw(monkeypatch, "study.csv", "--out", "figure")
     assert [row["middle"] for row in data] == [0.0, 10.0]
 
 
@@ -422,10 +406,10 @@ GAPS = {
 
 @pytest.mark.parametrize("values", GAPS.values(), ids=GAPS)
 @pytest.mark.filterwarnings("error")
-def test_what_is_no_number_is_a_gap_in_the_diagnostics(folder, monkeypatch, plot, values):
+def test_what_is_no_number_is_a_gap_in_the_diagnostics(folder, monkeypatch, values):
     lines = [f"{step},{value},{step}\n" for step, value in enumerate(values, 1)]
     (folder / "metrics.csv").write_text(f"step,explained_variance,wall_time\n{''.join(lines)}")
-    figure, data = draw(plot, monkeypatch, ".", "--diagnostics", "--out", "figure")
+    figure, data = draw(monkeypatch, ".", "--diagnostics", "--out", "figure")
     [line] = figure.axes[1].lines
     numbers = np.array(values, float)
     right = np.where(np.isfinite(numbers), numbers, np.nan)
@@ -434,15 +418,17 @@ def test_what_is_no_number_is_a_gap_in_the_diagnostics(folder, monkeypatch, plot
 
 
 @pytest.mark.parametrize("column", ["step", "wall_time"])
-def test_a_row_without_a_step_or_a_time_is_refused(folder, monkeypatch, plot, capsys, column):
+def test_a_row_without_a_step_or_a_time_is_refused(folder, monkeypatch, capsys, column):
     row = {"step": "2", "kl": "1", "wall_time": "2"} | {column: "nan"}
     (folder / "metrics.csv").write_text(f"step,kl,wall_time\n1,1,1\n{','.join(row.values())}\n")
     with pytest.raises(SystemExit, match="2"):
-        draw(plot, monkeypatch, ".", "--diagnostics", "--out", "figure")
+        draw(monkeypatch, ".", "--diagnostics", "--out", "figure")
     assert f"column {column} holds what is not finite" in capsys.readouterr().err
 
 
-def test_rewards_that_explain_nothing_train_and_draw_without_a_word(folder, monkeypatch, plot, capfd, caplog):
+def test_rewards_that_explain_nothing_train_and_draw_without_a_word(folder, monkeypatch, capfd, caplog):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     (folder / "users_env.py").write_text(MINE)
     (folder / "users_reward.py").write_text(
         "import gymnasium as gym\ndef W(env): return gym.wrappers.TransformReward(env, lambda reward: 0.0)"
@@ -452,7 +438,9 @@ def test_rewards_that_explain_nothing_train_and_draw_without_a_word(folder, monk
     assert (capfd.readouterr().err, caplog.text) == ("", "")
     with (folder / "run/metrics.csv").open() as file:
         assert [row["explained_variance"] for row in csv.DictReader(file)] == ["nan", "nan"]
-    draw(plot, monkeypatch, "run", "--diagnostics", "--out", "sheet", write=True)
+    events = EventAccumulator("run").Reload()
+    assert np.isnan([event.value for event in events.Scalars("update/explained_variance")]).tolist() == [True, True]
+    draw(monkeypatch, "run", "--diagnostics", "--out", "sheet", write=True)
     assert (folder / "sheet.png").is_file()
 
 

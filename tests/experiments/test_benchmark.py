@@ -48,11 +48,24 @@ def test_nothing_is_counted_twice(monkeypatch):
         now[0] += seconds
 
     clock = timed_parts.Stopwatch()
-    inner = clock.watch("inner", lambda: spend(5))
-    clock.watch("outer", lambda: (spend(2), inner(), inner()))()
+    with clock.part("outer"):
+        spend(2)
+        for _ in range(2):
+            with clock.part("inner"):
+                spend(5)
     assert clock.seconds == {"inner": 10, "outer": 2}
-    clock.watch("outer", clock.without(lambda: (spend(7), inner())))()
+    with clock.part("outer"), clock.part("evaluation"):
+        spend(7)
+        with clock.part("inner"):
+            spend(5)
     assert clock.seconds == {"inner": 10, "outer": 2}
+    with clock.part("outer"):
+        clock.restart()
+        with clock.part("inner"):
+            spend(5)
+    with clock.part("inner"):
+        spend(3)
+    assert clock.seconds == {"inner": 3}
 
 
 def test_a_run_is_timed_from_outside():

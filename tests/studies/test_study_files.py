@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from jaxrl import train
-from jaxrl.cli.main import main, parse_run
+from jaxrl.cli.arguments import parse_run
+from jaxrl.cli.main import main
 from jaxrl.studies import yielding
 from jaxrl.studies.study_run import Part
 

@@ -16,7 +16,8 @@ from settings import run_config
 
 from jaxrl import BadInput, DDPGConfig, ddpg_act, load_policy, make_envs, train
 from jaxrl.algos.ddpg import METRICS, ddpg_update
-from jaxrl.cli.main import evaluate_command, parse_run, train_command
+from jaxrl.cli.arguments import parse_run
+from jaxrl.cli.main import evaluate_command, train_command
 from jaxrl.runs.algorithms import DDPG, ROWS
 from jaxrl.runs.config import default_run
 from jaxrl.runs.record import load_run, run_from_json, run_to_json

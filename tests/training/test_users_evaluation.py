@@ -20,7 +20,8 @@ from settings import run_config
 
 import jaxrl.training.evaluate
 from jaxrl import BadInput, DDPGConfig, PPOConfig, load_policy, train, train_many
-from jaxrl.cli.main import evaluate_command, parse_run, train_command
+from jaxrl.cli.arguments import parse_run
+from jaxrl.cli.main import evaluate_command, train_command
 from jaxrl.envs.wrappers import follow, normalizers
 from jaxrl.errors import EnvironmentLost
 from jaxrl.loggers.console import Display

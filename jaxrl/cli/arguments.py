@@ -1,0 +1,176 @@
+"""Flags to settings. A mistake is one line."""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
+
+from jaxrl.cli.startup import no_exit_of_others
+from jaxrl.errors import BadInput
+from jaxrl.output import Output
+
+if TYPE_CHECKING:
+    from jaxrl.runs.config import RunConfig
+
+T = TypeVar("T")
+NAMES = (
+    "--algo",
+    "--env",
+    "--networks",
+    "--eval-env",
+    "--wrapper",
+    "--run-dir",
+    "--init-from",
+    "--resume",
+    "--video",
+)  # Flags whose values are names.
+REPEATABLE = "--sweep", "--wrapper"
+
+
+def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
+    """The settings that the flags of `train` ask for; `--algo` and `--env` choose the defaults of the others.
+
+    Raises:
+      BadInput: a flag or a value that cannot be.
+      SystemExit: after `--help`.
+    """
+    from jaxrl.cli.flags import run_of, train_flags
+    from jaxrl.runs.algorithms import find
+    from jaxrl.runs.config import default_run
+    from jaxrl.runs.sweep import load_study
+
+    argv = gathered(argv)
+    if any(word.partition("=")[0] in ("--target-kl", "--target_kl") for word in argv):
+        raise BadInput(
+            "--target-kl is not supported, two settings come near it: --stop-kl ends an update at a bound, as others' "
+            "target_kl does; --kl-target is the KL divergence that an adaptive penalty aims at"
+        )
+    first, _ = _some_flags(argv, **{"--algo": None, "--env": "CartPole-v1", "--resume": None})
+    if first.algo is not None and ":" in first.algo:
+        with no_exit_of_others():
+            find(first.algo)
+    if first.resume is not None and not {"-h", "--help"} & set(argv):
+        return _resumed(load_study(first.resume, first.algo), argv)
+    default = default_run(first.algo or "ppo", first.env)
+    flags = train_flags(default)
+    return run_of(parse(type(flags), argv, prog, flags), default)
+
+
+def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
+    """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it."""
+    named = dict.fromkeys(("--resume", "--env", "--algo", "--networks"))
+    parser = _lenient_parser(**named, **{"--total-steps": str(run.total_steps)})
+    parser.add_argument("--wrapper", nargs="*", default=[])
+    given, others = _leniently(parser, argv)
+    _check_named(run, given.env, tuple(given.wrapper), given.networks)
+    if others:
+        raise BadInput(f"{others[0]} cannot be given with --resume: the run keeps its settings, all but --total-steps")
+    try:
+        total_steps = int(_spelled_out(given.total_steps))
+    except ValueError as error:
+        raise BadInput(f"--total-steps {given.total_steps} is no whole number") from error
+    over_all_steps = run.anneals and getattr(run.loop, "anneal_steps", None) is None
+    if total_steps != run.total_steps and over_all_steps:
+        raise BadInput("--total-steps cannot change in a run that anneals over it: only one with --anneal-steps can")
+    return dataclasses.replace(run, total_steps=total_steps)
+
+
+def _check_named(run: "RunConfig", env: str | None, wrapper: tuple[str, ...], networks: str | None) -> None:
+    """What a file names is code to be imported: only whoever gives the command may ask for that."""
+    if env is not None and env != run.env:
+        raise BadInput(f"--env is {env}, but the run is one on {run.env}: leave it off, or begin a run of its own")
+    if networks != run.networks:
+        remedy = "leave --networks off" if run.networks is None else f"say --networks {run.networks}, if that is right"
+        raise BadInput(f"the run has {run.networks or 'the built-in'} networks: {remedy}")
+    imports = any(isinstance(name, str) and ":" in name for name in (run.env, run.eval_env))
+    if (imports and env is None) or wrapper != run.wrapper:
+        named = " ".join([f"--env {run.env}", *(["--wrapper"] if run.wrapper else []), *map(str, run.wrapper)])
+        raise BadInput(f"the run's environment imports modules of yours: say {named} too, if that is right")
+
+
+def with_threads(argv: Sequence[str]) -> list[str]:
+    """Takes `--num-threads` out of the flags, and has XLA use so many threads: it reads that when JAX first computes.
+    Where the variable is set already, it stays."""
+    if {"-h", "--help"} & set(argv):
+        return list(argv)
+    given, others = _some_flags(argv, **{"--num-threads": None})
+    number = given.num_threads
+    if number is not None and number.lower() != "none":
+        if not number.isdecimal() or int(number) < 1:
+            raise BadInput(f"--num-threads is {number}: it must be a whole number from 1 on, or none for all cores")
+        os.environ.setdefault("NPROC", number)
+    return others
+
+
+def _some_flags(argv: Sequence[str], **flags: str | None) -> tuple[argparse.Namespace, list[str]]:
+    return _leniently(_lenient_parser(**flags), argv)
+
+
+def _lenient_parser(**flags: str | None) -> argparse.ArgumentParser:
+    """A parser of a few flags, that leaves the others alone."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag, default in flags.items():
+        parser.add_argument(flag, default=default)
+    return parser
+
+
+def _leniently(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    try:
+        return parser.parse_known_args(list(argv))
+    except (argparse.ArgumentError, SystemExit) as error:
+        raise BadInput(f"{error}; see --help") from error
+
+
+def parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) -> T:
+    """Tyro's parser, its boxed complaints turned into one line, `none` accepted beside `None`, and 1e6 for 1000000."""
+    import tyro
+
+    words = [_spelled_out(word, flag in NAMES) for flag, word in zip(["", *argv], argv, strict=False)]
+    complaint, output = io.StringIO(), Output(sys.stdout)
+    try:
+        with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(cast(TextIO, output)):
+            return tyro.cli(kind, args=words, prog=prog, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as end:
+        if end.code in (0, None):
+            output.flush()
+            raise
+        # A box, in ASCII where the terminal knows no other: a title, what is wrong, and after a rule what comes near.
+        lines = [line.strip("│╭╮╰╯ ") for line in complaint.getvalue().strip().splitlines()[1:]]
+        blocks = re.split(r"\n[─-]{5,}\n", "\n" + "\n".join(lines))
+        texts = [text for text in (" ".join(block.strip("─- \n").split()) for block in blocks) if text]
+        near = next((text for text in texts if text.startswith("Perhaps you meant")), "")
+        hint = f"; perhaps you meant {' or '.join(re.findall(r'--[a-z][a-z-]*', near))}" if near else ""
+        raise BadInput(f"{texts[0].rstrip('.')}{hint}; see {prog} --help") from None
+
+
+def gathered(argv: Sequence[str]) -> list[str]:
+    """`--sweep A --sweep B` as `--sweep A B`, which is all that the parsers know: of a flag that is given twice they
+    take the second alone."""
+    others: list[str] = []
+    gathered: dict[str, list[str]] = {}
+    here = others
+    for word in argv:
+        flag, given, value = word.partition("=")
+        if flag in REPEATABLE:
+            here = gathered.setdefault(flag, [])
+            if given:  # `--wrapper=A` takes that one word, and the next is not its.
+                here.append(value)
+                here = others
+        else:
+            here = others if word.startswith("-") else here
+            here.append(word)
+    return others + [word for flag, values in gathered.items() for word in (flag, *values)]
+
+
+def _spelled_out(word: str, is_name: bool = False) -> str:
+    """`none` as tyro wants it, and `1e6` as the whole number that it is, unless it is the name of something."""
+    if word.lower() == "none":
+        return "None"
+    if not is_name and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", word) and float(word).is_integer():
+        return str(int(float(word)))
+    return word
