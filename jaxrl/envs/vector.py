@@ -164,7 +164,7 @@ class Envs:
             next_obs = self.obs = self._observations.read(raw_obs)
         except ValueError as error:
             raise self._client.refused(error) from None
-        infos = infos if isinstance(infos, Mapping) else {}
+        infos = infos if isinstance(infos, dict | Mapping) else {}  # A dict is recognised faster than a Mapping.
 
         valid = None
         if self._mode is NEXT_STEP:
