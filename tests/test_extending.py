@@ -1,5 +1,5 @@
-"""docs/extending.md: each of its examples runs, from Python and by the command; an algorithm or a network of one's own has
-what the built-in ones have."""
+"""docs/extending.md: each of its examples runs, from Python and by the command. An algorithm and a network of one's own
+have what the built-in ones have."""
 
 import csv
 import dataclasses
@@ -227,22 +227,17 @@ def one_rollout(run, training, runner, policy_now):
         for _ in range(run.loop.length):
             action = policy(training.envs.obs).sample(training.rng)
             rows.append(take_step(training, runner, action))
-        yield Update(
-            type(rows[0])(*(None if column[0] is None else np.stack(column) for column in zip(*rows, strict=True)))
-        )
+        columns = zip(*rows, strict=True)
+        yield Update(type(rows[0])(*(None if column[0] is None else np.stack(column) for column in columns)))
 
 
 def test_a_loop_of_ones_own_with_settings_of_its_own_is_resumed():
     settings = dataclasses.make_dataclass("Length", [("length", int, 4)], frozen=True)
     row = changed(name="by_hand", loop=one_rollout, settings=settings)
     register(row)
-    run = RunConfig.of(
-        row, "CartPole-v1", total_steps=96, num_envs=2, length=6, eval_every=None, checkpoint_every=24, log_every=1
-    )
+    run = RunConfig.of(row, "CartPole-v1", total_steps=96, num_envs=2, length=6, eval_every=None, checkpoint_every=24)
     whole = train(dataclasses.replace(run, run_dir="whole"))
-    assert whole.step >= 96 and int(whole.state.num_updates) == len(
-        list(csv.DictReader(Path("whole/metrics.csv").open()))
-    )
+    assert whole.step >= 96 and int(whole.state.num_updates) >= 8
     train(dataclasses.replace(run, run_dir="cut"), lambda snapshot: snapshot.step < 48)
     train(load_run("cut"))
     assert digest("cut") == digest("whole")

@@ -26,7 +26,7 @@ def run_policy(flags: "EvaluateFlags") -> None:
     env, wrapper = _environment_of(flags, record.get("env", policy.env), policy.wrapper)
     episodes, seed = record.get("episodes", flags.episodes or 10), record.get("seeds", flags.seed or 0)
     recorder = None
-    options = {} if flags.max_episode_steps is None else {"max_episode_steps": flags.max_episode_steps}
+    options: dict[str, Any] = {} if flags.max_episode_steps is None else {"max_episode_steps": flags.max_episode_steps}
     if flags.render:
         envs = make_envs(env, 1, 0, wrapper=wrapper, render_mode="human", **options)
     elif flags.video is not None:
