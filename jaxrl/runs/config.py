@@ -35,6 +35,8 @@ class RunConfig:
         **dict.fromkeys(("total_steps", "eval_every", "eval_max_steps", "checkpoint_every", "log_every"), (1, 10**12)),
     }
 
+    _chosen: ClassVar[frozenset[str]] = frozenset()  # Of one run: the fields that its algorithm has filled in.
+
     env: EnvLike = "CartPole-v1"
     """Gymnasium id of the task."""
     agent: Any = None
@@ -129,7 +131,7 @@ class RunConfig:
                 raise BadInput(f"{name} is {shown(value)}: with {algo} it must be a {kind.__name__}")
         for name, value in (chosen | {"algo": algo}).items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_chosen", frozenset(chosen))
+        self.__dict__["_chosen"] = frozenset(chosen)
 
     @classmethod
     def of(cls, algo: str | Algorithm, env: EnvLike, **settings: Any) -> Self:
@@ -157,7 +159,7 @@ class RunConfig:
         """
         register(row)
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        own = {name: value for name, value in own.items() if name not in getattr(self, "_chosen", ())}
+        own = {name: value for name, value in own.items() if name not in self._chosen}
         return type(self)(**own | {"algo": row.name})
 
     def with_settings(self, **settings: Any) -> Self:

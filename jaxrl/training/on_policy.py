@@ -51,7 +51,7 @@ def on_policy(
 ) -> Iterator[Update]:
     """Collects a rollout with the policy as it stands, updates once, repeats."""
     while runner.after_update():
-        _collect(run, training, runner, policy_now())
+        collect_rollout(run, training, runner, policy_now())
         if runner.stop_asked:
             continue
         gamma = float(getattr(run.agent, "gamma", 0.0))  # Its own number: the state has it in float32.
@@ -66,7 +66,7 @@ LOOP = Loop(prepare, programs, on_policy)
 
 
 @timed("collect")
-def _collect(run: RunConfig, training: Training, runner: Runner, policy: Callable[[np.ndarray], Any]) -> None:
+def collect_rollout(run: RunConfig, training: Training, runner: Runner, policy: Callable[[np.ndarray], Any]) -> None:
     """Acts until the rollout of `training`, raw, `(T, N)`, is full or the run is asked to stop. It begins where it left
     off.
 

@@ -18,7 +18,8 @@ from gymnasium import spaces
 
 import jaxrl
 from jaxrl import BadInput, EnvironmentLost, device
-from jaxrl.cli.startup import current_folder_first, evaluate_command, main, train_command
+from jaxrl.cli.main import evaluate_command, main, train_command
+from jaxrl.cli.startup import current_folder_first
 from jaxrl.envs.registry import find_callable, find_spec
 from jaxrl.studies import plot
 

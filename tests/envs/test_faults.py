@@ -22,7 +22,7 @@ from jaxrl.envs.faults import MAX_FAULTS_PER_EPISODE
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
 from jaxrl.storage.files import load_arrays
-from jaxrl.training.on_policy import _collect
+from jaxrl.training.on_policy import collect_rollout
 from jaxrl.training.train import train_in
 
 # At which of its steps each environment fails, and how; step 9 of the second is the last of an episode.
@@ -277,27 +277,24 @@ def test_no_fault_reaches_the_buffer(tmp_path):
 def test_an_advantage_does_not_run_on_across_a_fault():
     """Its episode is cut off before the row of the fault, or where that is the first row, forgotten."""
 
-    class Policy:
-        def on_host(self, params, obs):
-            return types.SimpleNamespace(sample=lambda rng: np.zeros((2, 1), np.float32), to_env=lambda action: action)
+    def policy(obs):
+        return types.SimpleNamespace(sample=lambda rng: np.zeros((2, 1), np.float32), to_env=lambda action: action)
 
     envs = make_envs(planned([{3: ("reward", np.nan), 5: ("reward", np.nan)}, {}]), 2, 0, on_fault="reset")
-    actor = types.SimpleNamespace(module=Policy(), params={"params": {}})
     normalizer = normalizer_init(2, 2, False, True)
     normalizer.discounted[:] = 7.0
-    learner = Stack([types.SimpleNamespace(actor=actor)])
     columns = [
         np.zeros((4, *shape), kind) for shape, kind in (((2, 2), "f"), ((2, 1), "f"), ((2,), "f"), ((2, 2), "f"))
     ]
     rollout = Transition(*columns, *(np.zeros((4, 2), bool) for _ in range(3)))
-    training = Training(learner, normalizer, None, envs, rollout=rollout)
-    session, going_on = types.SimpleNamespace(episodes=lambda: None), types.SimpleNamespace(stopped_by=None)
-    _collect(training, session, going_on, actor.params)
+    training = Training(Stack([None]), normalizer, None, envs, rollout=rollout)
+    run, runner = run_config(num_envs=2, num_steps=4), types.SimpleNamespace(episodes=lambda: None, stop_asked=False)
+    collect_rollout(run, training, runner, policy)
     np.testing.assert_array_equal(rollout.valid[:, 0], [True, True, False, True])
     np.testing.assert_array_equal(rollout.truncated[:, 0], [False, True, False, False])
     np.testing.assert_array_equal(training.normalizer.discounted, [7, 7])
     training.rows, rollout.truncated[:] = 0, False
-    _collect(training, session, going_on, actor.params)
+    collect_rollout(run, training, runner, policy)
     np.testing.assert_array_equal(rollout.valid[:, 0], [False, True, True, True])
     np.testing.assert_array_equal(training.normalizer.discounted, [0, 7])
     assert not rollout.truncated.any()
