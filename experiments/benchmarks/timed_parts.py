@@ -97,7 +97,7 @@ def profile(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
         whole = sum(parts.values())
         ordered = sorted(parts.items(), key=lambda part: -part[1])
         found[f"{name}, a step's microseconds"] = {part: {"us": us, "share": us / whole} for part, us in ordered}
-        if JOBS[name].algo == "ppo":
+        if any(alone):
             times = [sum(each[part] for part in COLLECTING) for each in rounds]
             collection[name] = {
                 "collecting, steps/s": 1e6 / statistics.median(times),
@@ -151,7 +151,7 @@ def _profile_one(name: str) -> dict[str, float]:
 
     job, clock = JOBS[name], Stopwatch()
     replay = Replay(job.env, Envs, job.warm_up, clock)
-    listen(replay.part if job.algo == "ppo" else clock.part)
+    listen(replay.part)  # Of a loop without rollouts Gymnasium's environment takes no steps.
     flags = f"--algo {job.algo} --env {job.env} {job.flags} --total-steps {job.steps} --eval-every {NEVER}"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         result = train(parse_run([*flags.split(), "--run-dir", f"{folder}/run"]))

@@ -194,7 +194,7 @@ class Clock(BaseCallback):
             self.began, self.at = time.perf_counter(), self.num_timesteps
         return True
 clock = Clock()
-kind, n_envs = (PPO, 8) if algo == "ppo" else (DDPG, 1)
+kind, n_envs = {"ppo": (PPO, 8), "ddpg": (DDPG, 1)}[algo]
 model = kind("MlpPolicy", make_vec_env(env, n_envs=n_envs, seed=0), seed=0, **settings)
 model.learn(steps, callback=clock)
 print((model.num_timesteps - clock.at) / (time.perf_counter() - clock.began))

@@ -48,14 +48,6 @@ def stack_sizes(count: int) -> list[int]:
     return [1] * count if jax.default_backend() == "cpu" else [count]
 
 
-def on_host(stack: Stack, part: Callable[[Any], Any]) -> list[Any]:
-    """`part(tree)` of each tree in a stack, fetched from the device at once, NumPy."""
-    fetched = jax.device_get(part(stack.tree))
-    if stack.size == 1:
-        return [fetched]
-    return [jax.tree.map(lambda leaf, place=place: leaf[place], fetched) for place in range(stack.size)]
-
-
 def from_host(program: Callable[..., Any]) -> Callable[..., Any]:
     """`program`, a jitted function, for arguments in NumPy. Their way to the device is meant: JAX's transfer guard does
     not stop it.
@@ -77,16 +69,16 @@ def to_host(array: Any) -> np.ndarray:
         return np.asarray(array)
 
 
-def joined(trees: Sequence[T]) -> T:
+def stack_on_host(trees: Sequence[T]) -> T:
     """NumPy trees as a stack takes them: with a leading axis where there are two or more."""
     return trees[0] if len(trees) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def each(kernel: Callable[..., Any], size: int) -> Callable[..., Any]:
+def vmap_selected(kernel: Callable[..., Any], size: int) -> Callable[..., Any]:
     """`kernel(tree, *arguments)`, which gives a tree and something else, for a stack of this size.
 
     The function that is returned takes, after the tree, which of them are to be updated, `(size,)`: the others stay as
-    they are. A stack of one is only given to it when it is to be updated.
+    they are. With one run, call it only when an update is due.
     """
     if size == 1:
         return lambda tree, chosen, *arguments: kernel(tree, *arguments)

@@ -30,7 +30,7 @@ from jaxrl.envs.registry import find_callable
 from jaxrl.envs.vector import Envs
 from jaxrl.errors import EnvironmentFault, EnvironmentLost
 from jaxrl.runs.config import RunConfig
-from jaxrl.runs.stack import Stack, each, from_host, in_turn, joined, to_host
+from jaxrl.runs.stack import Stack, from_host, in_turn, stack_on_host, to_host, vmap_selected
 from jaxrl.runs.state import Training
 from jaxrl.runs.streams import EXPLORATION, NETWORK, SAMPLING, stream, stream_key
 from jaxrl.timer import timer
@@ -193,7 +193,7 @@ class _Actors:
 def _for_size(programs: Programs, size: int) -> Programs:
     """The same programs for so many runs at once, and compiled: `update(states, chosen, *data)`."""
     add, halves = programs.add, programs.update if isinstance(programs.update, tuple) else (programs.update,)
-    first, *others = (from_host(jax.jit(each(half, size), donate_argnums=0)) for half in halves)
+    first, *others = (from_host(jax.jit(vmap_selected(half, size), donate_argnums=0)) for half in halves)
     if others:
         [second] = others
 
@@ -233,14 +233,14 @@ def _serve(group: Sequence[Runner], steps: Steps, programs: Programs) -> Iterato
         kind = next((type(request) for request in requests if request is not None), None)
         if kind is Update and chosen.any():
             assert not isinstance(programs.update, tuple)
-            data = (memory.tree, keys) if memory is not None else (joined(_filled(latest)),)
+            data = (memory.tree, keys) if memory is not None else (stack_on_host(_filled(latest)),)
             learner.tree, metrics, actors.latest = programs.update(learner.tree, chosen, *data)
             for runner, is_chosen in zip(group, chosen, strict=True):
                 if is_chosen:
                     runner.learned(metrics)
         elif kind is Store:
             assert memory is not None and programs.add is not None
-            memory.tree = programs.add(memory.tree, joined(_only_new(_filled(latest), requests)))
+            memory.tree = programs.add(memory.tree, stack_on_host(_only_new(_filled(latest), requests)))
         if failure is not None:
             raise failure
         if kind is Store or memory is None:

@@ -37,6 +37,7 @@ def init(algo, seen=SEEN, done=BOX, key=KEY, **networks):
     return getattr(jaxrl, f"{algo}_init")(key, CONFIGS[algo], seen, done, **networks)
 
 
+AXES = {"ppo": (4, 4), **dict.fromkeys(("ddpg", "td3", "sac"), (B,))}  # A rollout's, and a batch's.
 UPDATE = {algo: jax.jit(getattr(jaxrl, f"{algo}_update")) for algo in CONFIGS}
 
 
@@ -160,7 +161,7 @@ LEARNS = {
 @pytest.mark.parametrize("name", LEARNS)
 def test_a_network_of_ones_own_learns_and_its_states_share_one_program(name):
     algo, networks = LEARNS[name]
-    state, data = init(algo, **networks), rows((4, 4) if algo == "ppo" else (B,))
+    state, data = init(algo, **networks), rows(AXES[algo])
     after, metrics = UPDATE[algo](state, data)
     for _ in range(2):
         after, metrics = UPDATE[algo](after, data)
@@ -188,7 +189,7 @@ def test_two_critics_are_made_of_one_module_each_with_a_key_of_its_own(algo):
 @pytest.mark.parametrize("algo", ["ppo", "ddpg"])
 def test_the_built_in_networks_given_by_hand_are_the_default_to_the_bit(algo):
     actor, critic = {"ppo": ppo_networks, "ddpg": ddpg_networks}[algo](CONFIGS[algo], BOX)
-    data = rows((4, 4) if algo == "ppo" else (B,))
+    data = rows(AXES[algo])
     assert_equal(
         jax.tree.leaves(UPDATE[algo](init(algo, actor=actor, critic=critic), data)[0].actor.params),
         jax.tree.leaves(UPDATE[algo](init(algo), data)[0].actor.params),

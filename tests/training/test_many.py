@@ -168,11 +168,11 @@ class Failing(gym.Wrapper):
         return obs, float("nan") if self.mine and self.count == 200 else reward, *others
 
 
-@pytest.mark.parametrize("algo", ["ppo", "ddpg"])
-def test_where_one_fails_all_are_saved_and_go_on(tmp_path, monkeypatch, stacks, algo):
+@pytest.mark.parametrize(("algo", "changes"), [("ppo", {"num_steps": 64, "log_every": 64}), ("ddpg", {})])
+def test_where_one_fails_all_are_saved_and_go_on(tmp_path, monkeypatch, stacks, algo, changes):
     run = dataclasses.replace(RUNS[algo], env="Pendulum-v1", num_envs=1, checkpoint_every=10**6)
     run = dataclasses.replace(run, wrapper=("test_many:failing",), run_dir=str(tmp_path / "many"))
-    run = run.with_settings(num_steps=64, log_every=64) if algo == "ppo" else run
+    run = run.with_settings(**changes)
     monkeypatch.setattr("test_many.FAILS", {int(stream(4, ENVIRONMENTS).generate_state(1)[0])})
     with pytest.raises(BadInput, match="reward that is not finite, environment 0 at step 200"):
         train_many(run)
@@ -181,7 +181,7 @@ def test_where_one_fails_all_are_saved_and_go_on(tmp_path, monkeypatch, stacks, 
     monkeypatch.setattr("test_many.FAILS", set())
     for result in train_many(load_study(run.run_dir)):
         assert result.step >= run.total_steps
-        if algo == "ppo":  # Of every update, also the one that was under way when another run failed.
+        if changes:  # Of every update, also the one that was under way when another run failed.
             rows = (result.run_dir / "metrics.csv").read_text().splitlines()[1:]
             assert [int(row.split(",")[0]) for row in rows] == list(range(64, result.step + 1, 64))
 

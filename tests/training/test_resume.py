@@ -231,9 +231,9 @@ def test_what_nobody_knows_the_state_of_begins_anew_and_says_so(tmp_path, capsys
     assert "episodes begin anew, the state of these environments is not known" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("algo", ["ddpg", "ppo"])
-def test_a_damaged_checkpoint_is_found_out_and_the_one_before_taken(tmp_path, algo, capsys):
-    run = dataclasses.replace(DDPG if algo == "ddpg" else PPO, run_dir=str(tmp_path / "run"))
+@pytest.mark.parametrize(("run", "parts"), [(DDPG, "replay-*"), (PPO, "*.npz")], ids=["ddpg", "ppo"])
+def test_a_damaged_checkpoint_is_found_out_and_the_one_before_taken(tmp_path, run, parts, capsys):
+    run = dataclasses.replace(run, run_dir=str(tmp_path / "run"))
     train(run)
     expected, rng = digest(run), random.Random(0)
     newest = (tmp_path / "run" / "checkpoints" / "latest.npz").read_bytes()
@@ -250,7 +250,7 @@ def test_a_damaged_checkpoint_is_found_out_and_the_one_before_taken(tmp_path, al
         with pytest.raises(BadInput, match="damaged"):
             load_arrays(path)
     assert arrays
-    [*_, newest_part] = sorted((tmp_path / "run" / "checkpoints").glob("*.npz" if algo == "ppo" else "replay-*"))
+    [*_, newest_part] = sorted((tmp_path / "run" / "checkpoints").glob(parts))
     for path in {tmp_path / "run" / "checkpoints" / "latest.npz", newest_part}:
         again = copied(run, tmp_path / f"again-{path.stem}")
         (Path(again.run_dir) / "checkpoints" / path.name).write_bytes(damaged)

@@ -19,6 +19,7 @@ SWEEPS = {
     "ppo": (("gamma=0.9,0.99", "actor-learning-rate=0.003,1e-05"), {"gamma", "actor_learning_rate"}),
     "ddpg": (("tau=0.01,1", "exploration_noise=0.1,0.5"), {"tau", "exploration_noise"}),
 }
+STEPS = {"ppo": 10 * RUNS["ppo"].num_envs * RUNS["ppo"].loop.num_steps - 60, "ddpg": 160}
 
 
 def swept(algo, folder, **changes):
@@ -38,9 +39,7 @@ def test_each_run_of_a_sweep_is_what_it_is_alone(tmp_path, algo):
     table = results_of(tmp_path / "sweep")
     for place, (result, row) in enumerate(zip(results, table, strict=True)):
         numbers = {name: float(row[name]) for name in SWEEPS[algo][1]}
-        own = {name: number for name, number in numbers.items() if hasattr(run, name)}
-        agent = run.agent.replace(**{name: number for name, number in numbers.items() if name not in own})
-        alone = dataclasses.replace(run, sweep=(), agent=agent, run_dir=str(tmp_path / str(place)), **own)
+        alone = run.with_settings(sweep=(), run_dir=str(tmp_path / str(place)), **numbers)
         train(alone)
         assert digest(alone.run_dir) == digest(result.run_dir)
         assert tables(alone.run_dir) == tables(result.run_dir)
@@ -54,7 +53,7 @@ def test_each_run_of_a_sweep_is_what_it_is_alone(tmp_path, algo):
 def test_a_sweep_in_one_stack_computes_what_each_computes_alone(tmp_path, monkeypatch, algo):
     monkeypatch.setattr("jaxrl.training.group.stack_sizes", STACKS["in one stack"])
     run = swept(algo, tmp_path / "sweep", eval_every=10**6)
-    run = dataclasses.replace(run, total_steps=160 if algo == "ddpg" else 10 * run.num_envs * run.loop.num_steps - 60)
+    run = dataclasses.replace(run, total_steps=STEPS[algo])
     for result in train_many(run):
         train(alone := dataclasses.replace(result.run, run_dir=str(tmp_path / "alone" / str(result.run_dir)[1:])))
         (together, _), (single, _) = kept(result.run_dir), kept(alone.run_dir)
