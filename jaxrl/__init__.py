@@ -48,6 +48,7 @@ _HOME = {
     "Algorithm": "algos.algorithm",
     "OnPolicySettings": "algos.algorithm",
     "OffPolicySettings": "algos.algorithm",
+    "ReplaySettings": "algos.algorithm",
     "register": "runs.algorithms",
     "Logger": "loggers.logger",
     "make_envs": "envs.make",
@@ -60,7 +61,7 @@ _HOME = {
 __all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings
+    from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings, ReplaySettings
     from jaxrl.algos.ddpg import DDPGConfig, DDPGState, ddpg_act, ddpg_init, ddpg_update
     from jaxrl.algos.ppo import PPOState, ppo_act, ppo_init, ppo_update
     from jaxrl.algos.ppo_config import PPOConfig

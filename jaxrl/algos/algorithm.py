@@ -33,13 +33,12 @@ class OnPolicySettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class OffPolicySettings:
+class ReplaySettings:
     """Settings of the loop that stores every step in a replay buffer and updates from it at every step."""
 
     RANGES: ClassVar[Mapping[str, Bounds]] = {
         "buffer_size": (1, 10**18),
         "learning_starts": (1, 10**12),
-        "exploration_noise": (0, 10**6),
         "batch_size": (1, 2**24),
         "updates_per_step": (1, 10**6),
     }
@@ -48,12 +47,20 @@ class OffPolicySettings:
     """Transitions that the replay buffer keeps."""
     learning_starts: int = 25_000
     """Steps that are uniformly random, before the first update."""
-    exploration_noise: float = dataclasses.field(default=0.1, metadata={"sweepable": True})
-    """Standard deviation of the Gaussian noise on actions, times (high - low) / 2 of each dimension."""
     batch_size: int = 256
     """Transitions in the batch of an update."""
     updates_per_step: int = 1
     """Updates for each joint step of the environments: with N of them, for N steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OffPolicySettings(ReplaySettings):
+    """The same for a deterministic policy, which explores by noise on its actions."""
+
+    RANGES: ClassVar[Mapping[str, Bounds]] = {**ReplaySettings.RANGES, "exploration_noise": (0, 10**6)}
+
+    exploration_noise: float = dataclasses.field(default=0.1, metadata={"sweepable": True})
+    """Standard deviation of the Gaussian noise on actions, times (high - low) / 2 of each dimension."""
 
 
 def no_presets(env: str) -> Mapping[str, Any]:
@@ -83,6 +90,12 @@ def add_noise(
     return action, action
 
 
+def sample_in_units(output: Any, rng: np.random.Generator, settings: Any, bounds: Any) -> tuple[Any, Any]:
+    """An action drawn from a distribution, recorded as the environment gets it: in its units, within the bounds."""
+    action = np.asarray(output.to_env(output.sample(rng)), np.float32)
+    return action, action
+
+
 def no_horizon(config: Any, updates: float) -> Any:
     """Nothing anneals."""
     return config
@@ -99,12 +112,15 @@ class Algorithm(NamedTuple):
     Attributes:
       name: on the command line and in a run's files, such as `ppo`.
       config: the class of its numbers: a dataclass, or a Flax PyTreeNode, in which every field has a default.
-      settings: the class of its loop's settings: OnPolicySettings, OffPolicySettings, or a dataclass of your own.
+      settings: the class of its loop's settings: OnPolicySettings, ReplaySettings, OffPolicySettings, or one derived
+        from these; of a loop of your own any dataclass.
       init: `(key, config, observation_space, action_space) -> state`.
       act: `(state, obs) -> output`, obs `(N, S)`: what `state.actor.apply_fn(state.actor.params, obs)` gives, a
         distribution over actions, or for a deterministic policy a `Deterministic`.
       update: `(state, rollout or batch) -> (state, metrics)`, pure; metrics are scalars by name.
       metrics: the names of these metrics, which become the columns of metrics.csv.
+      averaged_over: `{"actor_loss": "actor_steps"}` where a metric belongs to some updates only: its mean is taken over
+        those that the other counts, and it is 0 elsewhere.
       loop: "on_policy", "off_policy", or a function of your own, as `jaxrl.training.scheduler` describes it.
       presets: `(env id) -> settings by name` of the tasks that have their own.
       defaults: settings by name that this row has where others have another default.
@@ -128,6 +144,7 @@ class Algorithm(NamedTuple):
     update: Callable[..., Any]
     metrics: Sequence[str]
     loop: str | Callable[..., Any]
+    averaged_over: Mapping[str, str] = {}
     presets: Callable[[str], Mapping[str, Any]] = no_presets
     defaults: Mapping[str, Any] = {}
     check: Callable[[Any], None] = accept
@@ -152,7 +169,7 @@ def check_row(row: Any) -> None:
         raise BadInput(f"{row.name} has one of update_actor and update_critic: it must have both or none")
     if row.loop not in ("on_policy", "off_policy") and not callable(row.loop):
         raise BadInput(f"{row.name} has the loop {row.loop!r}: it must be on_policy, off_policy or a function")
-    needed = {"on_policy": OnPolicySettings, "off_policy": OffPolicySettings}.get(str(row.loop))
+    needed = {"on_policy": OnPolicySettings, "off_policy": ReplaySettings}.get(str(row.loop))
     if needed is not None and not (isinstance(row.settings, type) and issubclass(row.settings, needed)):
         raise BadInput(f"{row.name} has the loop {row.loop}, whose settings must be {needed.__name__}")
     for name in ("config", "settings"):

@@ -172,11 +172,16 @@ def check_vectors(space: spaces.Space) -> None:
     if isinstance(space, spaces.Dict | spaces.Tuple):
         for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
             check_vectors(part)
-    elif isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1:
+    elif is_pixels(space):
         raise BadInput(
             f"observation space of pixels, {space.shape} uint8, is not supported: the built-in networks are fully "
             "connected and want a vector of features; networks of your own can take pixels"
         )
+
+
+def is_pixels(space: spaces.Space) -> bool:
+    """Whether observations are a picture: whole numbers from 0 to 255, of two or more axes."""
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1
 
 
 def bounds(space: spaces.Space) -> tuple[tuple[float, ...], tuple[float, ...]]:

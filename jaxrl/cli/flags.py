@@ -19,7 +19,8 @@ TRAIN = """Trains a policy, and leaves its curves, checkpoints and the policy it
 The defaults shown are those of the --algo and --env given: some tasks have their own."""
 ALGO = (
     "The algorithm. ppo clips the surrogate; ppo_kl penalises KL(old || new) instead, with a coefficient that adapts; "
-    "ddpg learns a deterministic policy from a replay buffer, for Box actions. One of your own is named module:ROW."
+    "ddpg, td3 and sac learn from a replay buffer, for Box actions, ddpg and td3 a deterministic policy. One of your "
+    "own is named module:ROW."
 )
 THREADS = (
     "Threads that XLA computes with; none for all cores. With several seeds or a sweep of small networks on few cores, "
@@ -38,7 +39,7 @@ def train_flags(run: RunConfig) -> Any:
     """The flags that stand for `run`: an instance of a dataclass of groups of settings."""
     kinds = get_type_hints(RunConfig) | NAMED
     values = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
-    texts = _docs(RunConfig) | {"algo": ALGO}
+    texts = _own_docs(RunConfig) | {"algo": ALGO}
     evaluation = [name for name in values if name not in {*TASK, *OUTPUT, "agent", "loop"}]
     groups = {
         "task": [
@@ -149,13 +150,17 @@ def _said(default: str) -> str:
 
 
 def _docs(kind: type) -> dict[str, str]:
-    """What stands below each field of a class in its source, as one line; nothing where there is no source."""
+    """The text below each field of a class, and of those that it derives from, as one line."""
+    return {name: text for base in reversed(kind.__mro__) for name, text in _own_docs(base).items()}
+
+
+def _own_docs(kind: type) -> dict[str, str]:
     try:
         [source] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    except (OSError, TypeError, SyntaxError, ValueError):  # Written at a prompt, say.
+    except (OSError, TypeError, SyntaxError, ValueError):  # It has no source: it was written at a prompt, say.
         return {}
-    body, found = getattr(source, "body", []), {}
-    for field, text in itertools.pairwise(body):
+    found = {}
+    for field, text in itertools.pairwise(getattr(source, "body", [])):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
     return found

@@ -1,6 +1,8 @@
 """Metrics of updates, from the device to rows of a table, without waiting for the device."""
 
-from collections.abc import Sequence
+import math
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +14,7 @@ class Row(NamedTuple):
 
     Attributes:
       step: the step at which the row was due.
-      metrics: by name; of `skipped_updates` the sum.
+      metrics: by name; of `skipped_updates` the sum; of those that are averaged over others, the mean over these.
       wall_time: seconds that the run had taken at that step.
     """
 
@@ -33,10 +35,17 @@ class MetricsBuffer:
     Args:
       names: of the metrics.
       pending: `(num_updates, len(names))`, what `pending` gave when the run was saved.
+      averaged_over: `{"actor_loss": "actor_steps"}`: the mean of the first is taken over the updates that the second,
+        0 or 1, counts. In the others it must be 0.
     """
 
-    def __init__(self, names: Sequence[str], pending: Sequence[Sequence[float]] = ()) -> None:
-        self._names = names
+    def __init__(
+        self,
+        names: Sequence[str],
+        pending: Sequence[Sequence[float]] = (),
+        averaged_over: Mapping[str, str] = types.MappingProxyType({}),
+    ) -> None:
+        self._names, self._averaged_over = names, averaged_over
         self._pending = [_Update(np.array(row, np.float32), 0) for row in pending]
         self._due: list[tuple[int, float, list[_Update]]] = []
 
@@ -78,6 +87,9 @@ class MetricsBuffer:
         row = dict(zip(self._names, map(float, means), strict=True))
         if row.get("skipped_updates"):
             row["skipped_updates"] *= len(rows)
+        total = dict(zip(self._names, sums, strict=True))
+        for name, counted in self._averaged_over.items():
+            row[name] = float(total[name] / total[counted]) if total[counted] else math.nan
         return row
 
 

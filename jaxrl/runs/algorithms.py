@@ -4,8 +4,16 @@ import dataclasses
 import importlib
 from typing import Any
 
-from jaxrl.algos import ddpg, ppo, ppo_config
-from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings, add_noise, check_row
+from jaxrl.algos import ddpg, ppo, ppo_config, sac, sac_config, td3
+from jaxrl.algos.algorithm import (
+    Algorithm,
+    OffPolicySettings,
+    OnPolicySettings,
+    ReplaySettings,
+    add_noise,
+    check_row,
+    sample_in_units,
+)
 from jaxrl.errors import BadInput
 from jaxrl.runs import presets
 
@@ -27,7 +35,7 @@ def _anneal(config: ppo_config.PPOConfig, updates: float) -> ppo_config.PPOConfi
     return config.replace(anneal_updates=updates)
 
 
-def _check_ddpg(run: Any) -> None:
+def _check_batch(run: Any) -> None:
     """A batch must be stored before it is sampled."""
     stored = min(run.loop.learning_starts, run.loop.buffer_size)
     if run.loop.batch_size > stored:
@@ -72,11 +80,33 @@ DDPG = Algorithm(
     loop="off_policy",
     presets=presets.ddpg,
     defaults={"num_envs": 1, "eval_every": 5_000},
-    check=_check_ddpg,
+    check=_check_batch,
     explore=add_noise,
     networks=("actor", "critic"),
 )
-BUILT_IN = {row.name: row for row in (PPO, PPO_KL, DDPG)}
+TD3 = DDPG._replace(
+    name="td3",
+    config=td3.TD3Config,
+    init=td3.td3_init,
+    act=td3.td3_act,
+    update=td3.td3_update,
+    metrics=td3.METRICS,
+    averaged_over={"actor_loss": "actor_steps", "grad_norm_actor": "actor_steps"},
+    presets=presets.td3,
+)
+SAC = DDPG._replace(
+    name="sac",
+    config=sac_config.SACConfig,
+    settings=ReplaySettings,
+    init=sac.sac_init,
+    act=sac.sac_act,
+    update=sac.sac_update,
+    metrics=sac.METRICS,
+    presets=presets.sac,
+    defaults={**DDPG.defaults, "learning_starts": 10_000},
+    explore=sample_in_units,
+)
+BUILT_IN = {row.name: row for row in (PPO, PPO_KL, DDPG, TD3, SAC)}
 ROWS: dict[str, Algorithm] = dict(BUILT_IN)
 
 

@@ -41,6 +41,14 @@ DDPG: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+SAC: dict[str, dict[str, Any]] = {
+    "Pendulum-v1": {
+        "total_steps": 20_000, "learning_starts": 1_000, "buffer_size": 100_000,
+        "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3,
+    },
+}  # fmt: skip
+
+
 def ppo(env: str) -> Mapping[str, Any]:
     """Of PPO with the clipped surrogate."""
     return CLASSIC.get(env) or (MUJOCO_DEFAULTS if env in MUJOCO else {})
@@ -54,3 +62,13 @@ def ppo_kl(env: str) -> Mapping[str, Any]:
 def ddpg(env: str) -> Mapping[str, Any]:
     """Of DDPG."""
     return DDPG.get(env, {})
+
+
+def td3(env: str) -> Mapping[str, Any]:
+    """Of TD3."""
+    return DDPG.get(env, {})
+
+
+def sac(env: str) -> Mapping[str, Any]:
+    """Of SAC."""
+    return SAC.get(env, {})

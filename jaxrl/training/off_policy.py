@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jaxrl.algos.checks import is_pixels
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
 from jaxrl.envs.vector import Envs
@@ -34,7 +35,8 @@ def prepare(run: RunConfig, envs: Envs) -> Training:
     """Where a run begins."""
     state = fresh_state(run, envs)
     obs_dim, action_dim = envs.obs.shape[1], math.prod(envs.action_space.shape or ())
-    memory = Stack([replay_init(run.loop.buffer_size, obs_dim, action_dim)])
+    obs_dtype = np.uint8 if is_pixels(envs.observation_space) else np.float32  # Which are kept as they are.
+    memory = Stack([replay_init(run.loop.buffer_size, obs_dim, action_dim, obs_dtype=obs_dtype)])
     rng = np.random.default_rng(stream(run.seed, EXPLORATION))
     normalizer = normalizer_init(obs_dim, run.num_envs, False, False)
     # Updates go by steps: a vector environment that spends rows on resetting takes fewer than it has rows.

@@ -78,7 +78,9 @@ class Runner:
             self._loggers = Loggers([self._csv, self._board, console], loggers)
             opened.callback(self._loggers.close)
             self.clock = Clock(training.step, 0.0 if resumed is None else resumed.wall_time)
-            self._metrics = MetricsBuffer(metric_names, () if resumed is None else resumed.pending)
+            self._metrics = MetricsBuffer(
+                metric_names, () if resumed is None else resumed.pending, run.row.averaged_over
+            )
             self.episodes()
             self._say_how_it_begins(resumed)
             opened.pop_all()

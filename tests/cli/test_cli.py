@@ -1,5 +1,6 @@
 """The command line: flags reach the run, mistakes cost one line and exit code 2, and nothing is written."""
 
+import dataclasses
 import json
 import os
 import re
@@ -291,14 +292,14 @@ def test_every_setting_has_a_flag_with_a_word_on_it(capsys, algo, own, other):
         train_command(["--algo", algo, "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for name in [name for kind in (RunConfig, *own) for name in kind.__dataclass_fields__]:
+    for name in [field.name for kind in (RunConfig, *own) for field in dataclasses.fields(kind)]:
         if name in ("agent", "loop", "anneal_updates"):
             continue
         flag = f"--{name.replace('_', '-')}"
         described = re.search(rf"{flag}[ ,].*?\(default", " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split()))
         assert described and len(described[0]) > len(flag) + 20, flag
-    for name in other.__dataclass_fields__:
-        assert f"--{name.replace('_', '-')}" not in text
+    for field in dataclasses.fields(other):
+        assert f"--{field.name.replace('_', '-')}" not in text
 
 
 def test_the_console_command(finished_run, capsys):
