@@ -134,8 +134,8 @@ def _together(repeats: int) -> Rows:
     rates = ",".join(f"{1e-4 * 1.3**i:.3g}" for i in range(16))
     kinds = {
         "one run": one,
-        "5 seeds": f"{one} --num-seeds 5",
-        "16 learning rates": f"{one} --sweep actor_learning_rate={rates}",
+        "5 seeds": f"{one} --num-seeds 5 --num-threads 1",
+        "16 learning rates": f"{one} --sweep actor_learning_rate={rates} --num-threads 1",
     }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(repeats):

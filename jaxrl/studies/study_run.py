@@ -58,17 +58,19 @@ class Part(NamedTuple):
         if self.saved:
             # Code of the user's is imported only where the command names it.
             ours = ":" not in self.task
-            return ["--resume", str(self.folder), *([] if ours else ["--env", self.task]), *self._wrappers()]
+            return ["--resume", str(self.folder), *([] if ours else ["--env", self.task]), *self._named_again()]
         return ["--env", self.task, *self.flags, "--seed", str(self.seed), "--run-dir", str(self.folder)]
 
-    def _wrappers(self) -> list[str]:
-        found, taken = [], False
+    def _named_again(self) -> list[str]:
+        """The flags that a run which goes on is given again: code of the user's, and what the process takes."""
+        groups: list[list[str]] = []
         for word in self.flags:
-            if word.startswith("--"):
-                taken = word.split("=")[0] == "--wrapper"
-            if taken:
-                found.append(word)
-        return found
+            if word.startswith("--") or not groups:
+                groups.append([])
+            groups[-1].append(word)
+        code = [group for group in groups if group[0].split("=")[0] == "--algo" and ":" in group[-1]]
+        again = [group for group in groups if group[0].split("=")[0] in ("--wrapper", "--networks", "--num-threads")]
+        return [word for group in code + again for word in group]
 
     def _take(self) -> None:
         """Sees that no process trains there, and removes what one that was killed before its first checkpoint left."""
