@@ -3,6 +3,7 @@ processes of their own."""
 
 import atexit
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -25,6 +26,20 @@ for kind in (signal.SIGINT, signal.SIGHUP):
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from jaxrl.data.memory import resident_bytes  # noqa: E402
+
+MAX_RESIDENT_BYTES = 1.2 * 2**30
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_for_nobody() -> Iterator[None]:
+    """Compiled programs are kept for ever, and those of other modules' tests serve nobody. The cache on the disk has
+    them, where one is wanted after all."""
+    yield
+    if resident_bytes() > MAX_RESIDENT_BYTES:
+        jax.clear_caches()
+        gc.collect()
 
 
 @contextlib.contextmanager

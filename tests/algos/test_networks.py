@@ -23,8 +23,12 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("name", SPACES)
-@pytest.mark.parametrize("sizes", [(8,), (64, 64), (4,) * 11], ids=str)
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    # Of eleven layers Dense_10 comes after Dense_9, and not after Dense_1; that is the same for every kind of actions.
+    [*((name, sizes) for name in SPACES for sizes in ((8,), (64, 64))), ("box", (4,) * 11)],
+    ids=str,
+)
 def test_the_host_acts_as_the_kernel_recomputes(tolerance, name, sizes):
     space, settings, shape = SPACES[name]
     config = PPOConfig(hidden_sizes=sizes, initial_log_std=0.3, **settings)

@@ -59,11 +59,26 @@ def oldest_first(buffer):
 masks = st.sampled_from([mask for n in (1, 3, 8) for mask in itertools.product((True, False), repeat=n)])
 
 
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(
+some_calls = given(
     capacity=st.sampled_from([1, 2, 3, 5, 7]), calls=st.lists(masks, min_size=1, max_size=6), key=st.integers(0, 2**31)
 )
+always = functools.partial(settings, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+@always(max_examples=1_500)
+@some_calls
 def test_it_is_a_deque(capacity, calls, key):
+    check_deque(capacity, calls, key)
+
+
+@pytest.mark.slow
+@always(max_examples=20_000)
+@some_calls
+def test_it_is_a_deque_whatever_is_added(capacity, calls, key):
+    check_deque(capacity, calls, key)
+
+
+def check_deque(capacity, calls, key):
     buffer, reference, count = empty(capacity, S, A), deque(maxlen=capacity), 0
     for mask in calls:
         numbers = np.arange(count, count + len(mask))

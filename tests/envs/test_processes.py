@@ -229,8 +229,14 @@ DEEDS = {
 }
 
 
-@pytest.mark.parametrize("algo", ["ppo", "ddpg"])
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize(
+    ("algo", "deed"),
+    [
+        *(("ppo", deed) for deed in DEEDS),
+        ("ddpg", "raise"),
+        *(pytest.param("ddpg", deed, marks=pytest.mark.slow) for deed in ("kill", "hang")),
+    ],
+)
 def test_a_run_ends_in_one_line_with_its_checkpoint(tmp_path, algo, deed):
     code, words = DEEDS[deed]
     (tmp_path / "failing.py").write_text(MODULE.replace("{deed}", code))
