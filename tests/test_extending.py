@@ -245,6 +245,15 @@ def test_a_loop_of_ones_own_with_settings_of_its_own_is_resumed():
     assert jax.tree.all(jax.tree.map(np.array_equal, two[0].state.actor.params, whole.state.actor.params))
 
 
+def test_a_loop_that_yields_something_else_is_refused():
+    def odd(run, training, runner, policy_now):
+        yield {"rollout": 1}
+
+    row = changed(name="odd", loop=odd, settings=dataclasses.make_dataclass("Nothing", [], frozen=True))
+    with pytest.raises(BadInput, match="the loop yielded a dict: it must yield Update"):
+        train(RunConfig.of(row, "CartPole-v1", total_steps=8, eval_every=None))
+
+
 def test_networks_by_name_are_trained_resumed_and_evaluated(folder, capfd):
     command = ["train", "--algo", "ppo", *TINY.split(), "--num-minibatches", "2", "--num-epochs", "1"]
     command += ["--no-anneal-learning-rate", "--networks", "networks:normalised"]

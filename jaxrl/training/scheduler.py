@@ -28,7 +28,7 @@ from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.transition import Transition
 from jaxrl.envs.registry import find_callable
 from jaxrl.envs.vector import Envs
-from jaxrl.errors import EnvironmentFault, EnvironmentLost
+from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack, from_host, in_turn, stack_on_host, to_host, vmap_selected
 from jaxrl.runs.state import Training
@@ -154,7 +154,7 @@ def metrics_row(row: Algorithm, metrics: Any) -> jax.Array:
     """An update's metrics as one array, in the order of the row's names: each array that is fetched costs as much as
     the rest of a step."""
     check_metrics(row, metrics)
-    return jnp.stack([metrics[name].astype(jnp.float32) for name in row.metrics])
+    return jnp.stack([jnp.asarray(metrics[name]).astype(jnp.float32) for name in row.metrics])
 
 
 class _Actors:
@@ -225,7 +225,7 @@ def _serve(group: Sequence[Runner], steps: Steps, programs: Programs) -> Iterato
     ]
     latest: list[Any] = [None] * len(group)  # What each of them gave last; a run that is over gives it again.
     while True:
-        requests, failure = _advance(loops)
+        requests, failure = _advance(loops, (Update,) if memory is None else (Update, Store))
         if not any(requests) and failure is None:
             return
         chosen = np.array([isinstance(request, Update) and request.due for request in requests])
@@ -247,17 +247,20 @@ def _serve(group: Sequence[Runner], steps: Steps, programs: Programs) -> Iterato
             yield
 
 
-def _advance(loops: list[Any]) -> tuple[list[Any], Exception | None]:
+def _advance(loops: list[Any], kinds: tuple[type, ...]) -> tuple[list[Any], Exception | None]:
     """The next request of each run; None where it is over, and from the first on whose environments fail: what the
     others asked for is whole, and is served before the failure is raised."""
     requests: list[Any] = [None] * len(loops)
     for place, loop in enumerate(loops):
         try:
-            requests[place] = next(loop, None)
+            request = requests[place] = next(loop, None)
         except (EnvironmentFault, EnvironmentLost) as error:
             if len(loops) == 1:
                 raise
             return requests, error
+        if request is not None and not isinstance(request, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise BadInput(f"the loop yielded a {type(request).__name__}: it must yield {wanted}")
     return requests, None
 
 
