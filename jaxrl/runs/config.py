@@ -35,8 +35,6 @@ class RunConfig:
         **dict.fromkeys(("total_steps", "eval_every", "eval_max_steps", "checkpoint_every", "log_every"), (1, 10**12)),
     }
 
-    _chosen: ClassVar[frozenset[str]] = frozenset()  # Of one run: the fields that its algorithm has filled in.
-
     env: EnvLike = "CartPole-v1"
     """Gymnasium id of the task."""
     agent: Any = None
@@ -131,7 +129,6 @@ class RunConfig:
                 raise BadInput(f"{name} is {shown(value)}: with {algo} it must be a {kind.__name__}")
         for name, value in (chosen | {"algo": algo}).items():
             object.__setattr__(self, name, value)
-        self.__dict__["_chosen"] = frozenset(chosen)
 
     @classmethod
     def of(cls, algo: str | Algorithm, env: EnvLike, **settings: Any) -> Self:
@@ -152,14 +149,18 @@ class RunConfig:
         return cls(env=env, algo=row.name if isinstance(algo, Algorithm) else algo, **run)
 
     def by(self, row: Algorithm) -> Self:
-        """The same run by an algorithm of one's own, which enters the table.
+        """The same run by an algorithm of one's own, which enters the table. Where `agent` and `loop` were left to
+        their defaults, they are those of this algorithm.
 
         Raises:
           BadInput: `agent` or `loop` is another algorithm's.
         """
         register(row)
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        own = {name: value for name, value in own.items() if name not in self._chosen}
+        default = None if self.algo is None else type(self)(algo=self.algo)
+        for name, kind in (("agent", row.config), ("loop", row.settings)):
+            if default is not None and own[name] == getattr(default, name) and type(own[name]) is not kind:
+                own[name] = None  # It was not chosen, but is another algorithm's default.
         return type(self)(**own | {"algo": row.name})
 
     def with_settings(self, **settings: Any) -> Self:

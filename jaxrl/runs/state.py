@@ -115,6 +115,9 @@ def load_training(training: Training, checkpoints: Checkpoints, algo: str, env: 
     tree, notes, replay = checkpoints.load(like, training.replay)
     with readable(checkpoints.folder):
         if training.memory is not None:
+            held = int(notes["segments"][-1][1]) if notes["segments"] else 0
+            if held != int(notes["step"]):
+                raise BadInput(f"{checkpoints.folder} has transitions up to step {held}, and notes of {notes['step']}")
             training.memory[training.place] = replay
         training.state, training.normalizer = tree["state"], tree["normalizer"]
         training.rng.bit_generator.state = notes["rng"]

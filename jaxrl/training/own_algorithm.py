@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxrl.algos.algorithm import Algorithm, check_metrics
-from jaxrl.algos.networks import policy_of
+from jaxrl.algos.networks import as_policy, policy_of
 from jaxrl.data.replay import replay_sample
 from jaxrl.errors import BadInput
 from jaxrl.runs.algorithms import BUILT_IN
@@ -57,7 +57,7 @@ def check_state(row: Algorithm, state: Any) -> None:
 
 def _check_act(row: Algorithm, state: Any, obs: np.ndarray) -> None:
     """Loops, evaluations and saved policies act with `state.actor`; `act` must be the same."""
-    wanted, found = row.act(state, obs), policy_of(state.actor, state.actor.params)(obs)
+    wanted, found = as_policy(row.act(state, obs)), policy_of(state.actor, state.actor.params)(obs)
     same = _structure(wanted) == _structure(found) and all(
         np.allclose(one, other, rtol=1e-3, atol=1e-4)
         for one, other in zip(jax.tree.leaves(jax.device_get(wanted)), jax.tree.leaves(found), strict=True)

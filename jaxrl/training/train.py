@@ -90,7 +90,8 @@ def train(
       run: the settings; with `resume` set, those that `jaxrl.runs.record.load_run` gives.
       callback: called after each update with a Snapshot. It must return None, True, or False, which ends the run
         cleanly. Whatever it raises is let through once a checkpoint is saved.
-      algorithm: a row of your own, which enters the table; None for the one that `run` names.
+      algorithm: a row of your own, which enters the table; None for the one that `run` names. `RunConfig.of(row, env)`
+        has all of its defaults.
       loggers: more that hear what the run logs, beside its CSV files, TensorBoard and the console: see
         `jaxrl.loggers.logger.Logger`. Whatever one of them raises is let through once a checkpoint is saved, after the
         next update.
