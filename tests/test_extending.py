@@ -210,7 +210,7 @@ def test_a_setting_by_its_name_goes_where_it_belongs():
         RunConfig.of(REINFORCE, "CartPole-v1", gama=0.5)
     with pytest.raises(BadInput, match=r"RunConfig has no num_steps: RunConfig.of\(algo, env, num_steps"):
         RunConfig(num_steps=8)
-    with pytest.raises(BadInput, match="with ppo it must be a PPOConfig"):
+    with pytest.raises(BadInput, match="it must be a PPOConfig with ppo"):
         RunConfig(algo="ppo", agent=jaxrl.DDPGConfig())
     no_gamma = dataclasses.make_dataclass("NoGamma", [("rate", float, 0.1)])
     row = changed(name="no_gamma", config=no_gamma)

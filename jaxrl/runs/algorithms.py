@@ -137,7 +137,7 @@ def find(name: str) -> Algorithm:
     Raises:
       BadInput: there is none, or the module cannot be imported or has no such row.
     """
-    if name in ROWS:
+    if isinstance(name, str) and name in ROWS:
         return ROWS[name]
     if not isinstance(name, str) or ":" not in name:
         known = ", ".join(ROWS)

@@ -126,7 +126,7 @@ class RunConfig:
             if value is None:
                 chosen[name] = kind(**parts[name])
             elif type(value) is not kind:
-                raise BadInput(f"{name} is {shown(value)}: with {algo} it must be a {kind.__name__}")
+                raise BadInput(f"{name} is {shown(value)}: it must be a {kind.__name__} with {algo}")
         for name, value in (chosen | {"algo": algo}).items():
             object.__setattr__(self, name, value)
 

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import get_type_hints
 
 import gymnasium as gym
 import jax
@@ -214,8 +213,13 @@ ODD = (
     *(np.array(3.0), np.array("x"), np.array(None), jnp.int32(3), jnp.float32(0.1), jnp.array(False), jnp.ones(2)),
     *(1j, range(3), jax.random.key(0), float("inf"), slice(3), PPOConfig(), DDPGConfig(gamma=np.float32(0.3)), PPO),
 )
-FIELDS = [(run, name) for run in (PPO, DDPG) for name in get_type_hints(RunConfig)]
-FIELDS += [(run, f"agent.{name}") for run in (PPO, DDPG) for name in get_type_hints(type(run.agent))]
+FIELDS = [(run, field.name) for run in (PPO, DDPG) for field in dataclasses.fields(run)]
+FIELDS += [
+    (run, f"{place}.{field.name}")
+    for run in (PPO, DDPG)
+    for place in ("agent", "loop")
+    for field in dataclasses.fields(getattr(run, place))
+]
 
 
 @pytest.mark.parametrize("run, name", FIELDS, ids=[f"{run.algo} {name}" for run, name in FIELDS])
@@ -225,7 +229,8 @@ def test_whatever_is_accepted_is_read_back_from_json(run, name):
         try:
             plain = converted(with_setting(run, name, value))
         except BadInput as complaint:
-            assert str(complaint).startswith(f"{name.rpartition('.')[2]} is ")
+            words = "algo" if name == "algo" else f"{name.rpartition('.')[2]} is "
+            assert str(complaint).startswith(words)
             continue
         accepted += 1
         assert run_from_json(json.loads(json.dumps(run_to_json(plain)))) == plain
