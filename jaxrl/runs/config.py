@@ -262,7 +262,7 @@ def check_settings(run: RunConfig) -> None:
 def _check_algorithm(run: RunConfig) -> None:
     """The agent, the loop's settings and the row must belong together."""
     if run.algo is None or run.agent is None:
-        kinds = " or ".join(configs())
+        kinds = ", ".join(configs())
         raise BadInput(f"agent is {shown(run.agent)}: it must be a {kinds}, or the config of an algorithm of your own")
     row = run.row
     if run.networks is not None and not {"actor", "critic"} <= inspect.signature(row.init).parameters.keys():
