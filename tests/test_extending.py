@@ -369,7 +369,7 @@ def test_pixels_are_learned_from_by_a_network_that_takes_them(folder):
     whole = train(dataclasses.replace(run, run_dir="whole"))
     [*_, part] = sorted(Path("whole/checkpoints").glob("replay-*.npz"))
     with np.load(part) as arrays:
-        assert arrays["obs"].dtype == np.uint8 and set(np.unique(arrays["obs"])) == {0, 255}
+        assert arrays["rows.obs"].dtype == np.uint8 and set(np.unique(arrays["rows.obs"])) == {0, 255}
     train(dataclasses.replace(run, run_dir="cut"), lambda snapshot: snapshot.step < 64)
     train(dataclasses.replace(load_run("cut"), env=pixels.Spot, networks=pixels.make))
     assert digest("cut") == digest("whole")

@@ -75,7 +75,7 @@ class PPOConfig(struct.PyTreeNode):
     """Adam's learning rate for the actor."""
     critic_learning_rate: float = 3e-4
     """Adam's learning rate for the critic."""
-    anneal_updates: float | None = None
+    anneal_updates: float | None = struct.field(default=None, metadata={"flag": False})
     """Number of updates over which annealing goes linearly to 0; the training loop sets it."""
     num_epochs: int = struct.field(pytree_node=False, default=10)
     """Passes over each rollout."""

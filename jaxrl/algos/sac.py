@@ -238,8 +238,9 @@ def _fresh_state(key: Array, config: SACConfig, actor: nn.Module, critic: nn.Mod
     critics = tuple(critic.init(each, obs, action) for each in critic_keys)
     temperature = None
     if config.alpha_learning_rate is not None:
-        temperature = TrainState.create(apply_fn=None, params=jnp.log(config.initial_alpha), tx=tx)
-        temperature = temperature.replace(step=jnp.zeros((), jnp.int32))
+        log_alpha = jnp.log(config.initial_alpha)
+        # Older versions of Flax have `TrainState.create` look for names in the parameters, and this is one number.
+        temperature = TrainState(jnp.zeros((), jnp.int32), None, log_alpha, tx, tx.init(log_alpha))
     return SACState(
         actor=Learner.fresh(Apply(actor), actor.init(actor_key, obs), tx),
         critic=TargetLearner.fresh(ApplyTwice(critic), critics, tx),

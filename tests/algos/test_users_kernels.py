@@ -292,7 +292,10 @@ OTHERS = {
     "a class": (lambda: ppo_init(KEY, PPOConfig, OBSERVATIONS, DISCRETE), "config is the class PPOConfig"),
     "a dict": (lambda: ddpg_init(KEY, {"tau": 0.1}, OBSERVATIONS, BOX), "config is a dict"),
     "a run's config": (lambda: ppo_init(KEY, run_config(), OBSERVATIONS, DISCRETE), "config is a RunConfig"),
-    "another agent": (lambda: check_settings(RunConfig(agent="ppo")), "agent is 'ppo': it must be a PPOConfig, DDPGConfig"),
+    "another agent": (
+        lambda: check_settings(RunConfig(agent="ppo")),
+        "agent is 'ppo': it must be a PPOConfig, DDPGConfig",
+    ),
     "DDPG's state": (lambda: ppo_update(ddpg_state, rollout()), "state is a DDPGState: it must be a PPOState"),
     "PPO's state": (lambda: ddpg_update(states["Box"], batch()), "state is a PPOState: it must be a DDPGState"),
     "DDPG's state to act": (lambda: ppo_act(ddpg_state, batch().obs), "state is a DDPGState"),

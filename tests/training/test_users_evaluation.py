@@ -445,7 +445,7 @@ SAID = {
 @pytest.mark.parametrize("name", SAID)
 def test_statistics_inside_are_said_in_one_line(tmp_path, capsys, name):
     run, settings, parts = SAID[name]
-    train(dataclasses.replace(run, **settings, stop_return=ENDS_AT_ONCE, run_dir=str(tmp_path / "a")))
+    train(run.with_settings(**settings, stop_return=ENDS_AT_ONCE, run_dir=str(tmp_path / "a")))
     lines = [line for line in capsys.readouterr().out.splitlines() if "inside:" in line]
     assert len(lines) == bool(parts)
     assert all(part in lines[0] for part in parts)
