@@ -238,9 +238,10 @@ def _fresh_state(key: Array, config: SACConfig, actor: nn.Module, critic: nn.Mod
     critics = tuple(critic.init(each, obs, action) for each in critic_keys)
     temperature = None
     if config.alpha_learning_rate is not None:
-        log_alpha = jnp.log(config.initial_alpha)
+        log_alpha: Any = jnp.log(config.initial_alpha)
+        no_network: Any = None
         # Older versions of Flax have `TrainState.create` look for names in the parameters, and this is one number.
-        temperature = TrainState(jnp.zeros((), jnp.int32), None, log_alpha, tx, tx.init(log_alpha))
+        temperature = TrainState(jnp.zeros((), jnp.int32), no_network, log_alpha, tx, tx.init(log_alpha))
     return SACState(
         actor=Learner.fresh(Apply(actor), actor.init(actor_key, obs), tx),
         critic=TargetLearner.fresh(ApplyTwice(critic), critics, tx),
