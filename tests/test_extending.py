@@ -97,10 +97,21 @@ def test_an_algorithm_of_ones_own_is_named_again_where_it_goes_on(capfd):
     capfd.readouterr()
     ROWS_NOW = sys.modules["jaxrl.runs.algorithms"].ROWS
     ROWS_NOW.pop("reinforce:REINFORCE")
-    assert "say --algo reinforce:REINFORCE too" in line_of(["train", "--resume", "run"], capfd)
+    assert "an algorithm of your own: name it too" in line_of(["train", "--resume", "run"], capfd)
     again = ["train", "--resume", "run", "--algo", "reinforce:REINFORCE", "--total-steps", "352"]
     assert main(again) == 0
     assert main(["evaluate", "run", "--episodes", "1"]) == 2  # Its network is one's own too.
+
+
+def test_a_run_goes_on_under_either_name_of_its_algorithm():
+    from reinforce import REINFORCE
+
+    settings = {**SMALL, "total_steps": 64, "eval_every": None}
+    train(RunConfig.of(REINFORCE, "CartPole-v1", run_dir="python", **settings))
+    again = ["train", "--resume", "python", "--algo", "reinforce:REINFORCE", "--total-steps", "96"]
+    assert main(again) == 0
+    train(RunConfig.of("reinforce:REINFORCE", "CartPole-v1", run_dir="named", **settings))
+    assert train(dataclasses.replace(load_run("named", REINFORCE), total_steps=96)).step >= 96
 
 
 def test_a_number_of_ones_own_algorithm_is_swept(capfd):
@@ -171,6 +182,18 @@ REFUSED = {
     "a setting that every run has": (
         lambda: changed(config=dataclasses.make_dataclass("Odd", [("seed", int, 3)])),
         "has a setting seed, which stands elsewhere in a run",
+    ),
+    "a distribution that cannot be sampled": (
+        lambda: changed(
+            init=lambda *given: (state := sys.modules["reinforce"].init(*given)).replace(
+                actor=state.actor.replace(apply_fn=lambda params, obs: jaxrl.Deterministic(obs[:, :1]))
+            )
+        ),
+        "gives a Deterministic without sample: it must be a distribution",
+    ),
+    "a loop with a buffer for whole numbers": (
+        lambda: changed(loop="off_policy", settings=jaxrl.ReplaySettings),
+        "Discrete is not supported by the loop off_policy",
     ),
     "no row at all": (lambda: 3, "it must be a jaxrl.Algorithm"),
 }

@@ -19,7 +19,7 @@ from jaxrl.runs import presets
 
 
 def _check_ppo(run: Any) -> None:
-    """The rollout must divide into minibatches, and anneal_steps must have something to anneal."""
+    """The rollout must divide into minibatches of equal size."""
     minibatches, rows = run.agent.num_minibatches, run.num_envs * run.loop.num_steps
     if minibatches < 1 or rows % minibatches or rows // minibatches < 2:
         raise BadInput(

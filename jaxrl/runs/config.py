@@ -61,11 +61,11 @@ class RunConfig:
     """What follows a step of which nothing can be learned, because something in it is not finite or MuJoCo diverged:
     stop ends the run, reset begins a new episode in that environment, counted and logged."""
     num_envs: int = BY_ALGORITHM
-    """Environments that step together; by default 8 for PPO, 1 for DDPG."""
+    """Environments that step together; by default 8, with ddpg, td3 and sac 1."""
     eval_every: int | None = BY_ALGORITHM
     """Evaluate before the first step and at the first update at or after each multiple of this many steps; by default
-    50,000 for PPO, 5,000 for DDPG. With none there is no evaluation and no environment for one; policy/best is the
-    latest policy then."""
+    50,000, with ddpg, td3 and sac 5,000. With none there is no evaluation and no environment for one; policy/best is
+    the latest policy then."""
     eval_episodes: int = 10
     """Episodes of one evaluation, noise-free, in environments of their own."""
     eval_env: EnvLike | None = None

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from jaxrl.algos.algorithm import Algorithm
 from jaxrl.envs.make import WrapperLike
 from jaxrl.errors import BadInput
-from jaxrl.runs.algorithms import find, is_known, register
+from jaxrl.runs.algorithms import BUILT_IN, find, is_known, register
 from jaxrl.runs.config import Networks, RunConfig
 
 
@@ -111,15 +111,22 @@ def load_run(folder: str | Path, algorithm: Algorithm | str | None = None) -> Ru
 
 
 def _check_named(algo: Any, algorithm: Algorithm | str | None, folder: str | Path) -> None:
-    """The algorithm that a file names must be in the table, or be given."""
-    if isinstance(algorithm, Algorithm):
-        register(algorithm)
-    given = algorithm.name if isinstance(algorithm, Algorithm) else algorithm
-    if given is not None and given != algo:
+    """The algorithm that a file names must be in the table, or be given. One of your own has two names, its row's and
+    module:ROW; the file has the one that the run was begun under."""
+    if algorithm is None:
+        if not is_known(algo):
+            raise BadInput(
+                f"the run in {folder} is one by {algo}, an algorithm of your own: name it too, by --algo module:ROW or "
+                "as algorithm=ROW, if that is right"
+            )
+        return
+    row = algorithm if isinstance(algorithm, Algorithm) else find(algorithm)
+    given = row.name if isinstance(algorithm, Algorithm) else algorithm
+    is_own = row.name not in BUILT_IN
+    if algo != given and not (is_own and (algo == row.name or (isinstance(algorithm, Algorithm) and ":" in str(algo)))):
         raise BadInput(f"the algorithm is {given}, but the run in {folder} is one by {algo}: leave it off")
-    if given is None and not is_known(algo):
-        named = f"say --algo {algo}" if ":" in str(algo) else "give its row as algorithm="
-        raise BadInput(f"the run in {folder} is one by {algo}, an algorithm of your own: {named} too, if that is right")
+    if is_own:
+        register(row, algo)
 
 
 # What a resumed run may be told anew: none of it changes what is learned from here on.

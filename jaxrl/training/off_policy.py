@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from gymnasium import spaces
 from jax.flatten_util import ravel_pytree
 
 from jaxrl.algos.checks import is_pixels
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
 from jaxrl.envs.vector import Envs
+from jaxrl.errors import BadInput
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training
@@ -26,7 +28,6 @@ from jaxrl.training.scheduler import (
     action_bounds,
     fresh_state,
     metrics_row,
-    step_count,
     take_step,
 )
 
@@ -34,6 +35,9 @@ from jaxrl.training.scheduler import (
 def prepare(run: RunConfig, envs: Envs) -> Training:
     """Where a run begins."""
     state = fresh_state(run, envs)
+    if not isinstance(envs.action_space, spaces.Box):
+        kind = type(envs.action_space).__name__
+        raise BadInput(f"action space {kind} is not supported by the loop off_policy, which takes Box actions")
     obs_dim, action_dim = envs.obs.shape[1], math.prod(envs.action_space.shape or ())
     obs_dtype = np.uint8 if is_pixels(envs.observation_space) else np.float32  # Which are kept as they are.
     memory = Stack([replay_init(run.loop.buffer_size, obs_dim, action_dim, obs_dtype=obs_dtype)])
@@ -90,8 +94,9 @@ def off_policy(
             with timer("policy"):
                 output = policy(training.envs.obs)
             action, env_action = run.row.explore(output, training.rng, run.loop, bounds)
+        before = training.step
         transition = take_step(training, runner, env_action)._replace(action=action)
-        training.steps_due += 0 if is_random else step_count(training, transition)
+        training.steps_due += 0 if is_random else training.step - before
         yield Store(transition)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl.algos.algorithm import Algorithm, check_metrics
+from jaxrl.algos.algorithm import Algorithm, check_metrics, sample
 from jaxrl.algos.networks import as_policy, policy_of
 from jaxrl.data.replay import replay_sample
 from jaxrl.errors import BadInput
@@ -20,7 +20,6 @@ def check_algorithm(run: RunConfig, training: Training) -> None:
     row = run.row
     if row in BUILT_IN.values():
         return
-    _check_act(row, training.state, training.envs.obs)
     data = _example(run, training)
     if data is None:
         return  # A loop of one's own: its first update is checked when it is compiled.
@@ -44,8 +43,11 @@ def check_algorithm(run: RunConfig, training: Training) -> None:
             )
 
 
-def check_state(row: Algorithm, state: Any) -> None:
-    """Raises BadInput unless `state`, from the row's init, has what the house asks of it."""
+def check_state(row: Algorithm, state: Any, obs: np.ndarray) -> None:
+    """Raises BadInput unless `state`, from the row's init, has what the house asks of it, and its actor gives for `obs`,
+    `(N, S)`, what the row's `act` gives. Those of built-in rows do: tests say so."""
+    if row in BUILT_IN.values():
+        return
     for name in ("actor", "num_updates", "config"):
         if not hasattr(state, name):
             raise BadInput(f"init of {row.name} gives a {type(state).__name__} without {name}: it must have it")
@@ -53,6 +55,7 @@ def check_state(row: Algorithm, state: Any) -> None:
         if not hasattr(state.actor, name):
             kind = type(state.actor).__name__
             raise BadInput(f"init of {row.name} gives an actor that is a {kind}: it must be a Flax TrainState")
+    _check_act(row, state, obs)
 
 
 def _check_act(row: Algorithm, state: Any, obs: np.ndarray) -> None:
@@ -67,7 +70,7 @@ def _check_act(row: Algorithm, state: Any, obs: np.ndarray) -> None:
             f"act of {row.name} gives another {type(wanted).__name__} than its actor alone: it must be "
             "state.actor.apply_fn(state.actor.params, obs)"
         )
-    for name in ("mode", "to_env"):
+    for name in ("mode", "to_env", *(["sample"] if row.explore is sample else [])):
         if not callable(getattr(found, name, None)):
             raise BadInput(
                 f"act of {row.name} gives a {type(found).__name__} without {name}: it must be a distribution"

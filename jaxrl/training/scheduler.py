@@ -108,7 +108,7 @@ def fresh_state(run: RunConfig, envs: Envs) -> Any:
         make = find_callable(run.networks, "networks") if isinstance(run.networks, str) else run.networks
         own = dict(zip(("actor", "critic"), networks_for(make, *both), strict=True))
     state = run.row.init(stream_key(run.seed, NETWORK), run.algorithm_config, *both, **own)
-    check_state(run.row, state)
+    check_state(run.row, state, envs.obs)
     return state
 
 
@@ -134,7 +134,8 @@ def take_step(training: Training, runner: Runner, env_action: Any) -> Transition
     """One step of a run's environments, counted and logged. `valid` rows alone count: the others are spent on
     resetting, or nothing can be learned of them."""
     transition = training.envs.step(env_action)
-    training.step += step_count(training, transition)
+    valid = transition.valid
+    training.step += training.envs.num_envs if valid is None else int(np.count_nonzero(valid))
     runner.episodes()
     return transition
 
@@ -143,11 +144,6 @@ def action_bounds(envs: Envs) -> tuple[np.ndarray, np.ndarray] | None:
     """The lowest and the highest actions of a Box, `(A,)` each, in its type; None for another space."""
     space = envs.action_space
     return (space.low.ravel(), space.high.ravel()) if isinstance(space, spaces.Box) else None
-
-
-def step_count(training: Training, transition: Transition) -> int:
-    """How many environments took a step."""
-    return training.envs.num_envs if transition.valid is None else int(np.count_nonzero(transition.valid))
 
 
 def metrics_row(row: Algorithm, metrics: Any) -> jax.Array:
