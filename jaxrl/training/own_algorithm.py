@@ -44,7 +44,7 @@ def check_algorithm(run: RunConfig, training: Training) -> None:
 
 
 def check_state(row: Algorithm, state: Any, obs: np.ndarray) -> None:
-    """Raises BadInput unless `state`, from the row's init, has what the house asks of it, and its actor gives for `obs`,
+    """Raises BadInput unless `state`, from the row's init, has what the house asks of it, its actor giving for `obs`,
     `(N, S)`, what the row's `act` gives. Those of built-in rows do: tests say so."""
     if row in BUILT_IN.values():
         return
