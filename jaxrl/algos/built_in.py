@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from jaxrl.algos.checks import bounds
+from jaxrl.algos.checks import bounds, check_network_memory, check_vectors
 from jaxrl.algos.networks import (
     ActionValue,
     CategoricalActor,
@@ -19,9 +19,12 @@ from jaxrl.algos.networks import (
     MultiCategoricalActor,
     SquashedGaussianActor,
     Value,
+    num_parameters,
 )
+from jaxrl.data.spaces import layout, width
 
 Networks = tuple[nn.Module, nn.Module]
+COPIES_WITH_TARGET = 5  # Of each parameter: itself, its target, its gradient and Adam's two moments.
 
 
 def ppo_networks(config: Any, action_space: spaces.Space) -> Networks:
@@ -66,3 +69,13 @@ def sac_networks(config: Any, action_space: spaces.Space) -> Networks:
     dtype = jnp.result_type(float)
     actor = SquashedGaussianActor(config.hidden_sizes, *bounds(action_space), dtype)
     return actor, JoinedActionValue(config.hidden_sizes, dtype)
+
+
+def check_twin_critics(config: Any, observation_space: spaces.Space, action_space: spaces.Space, heads: int) -> None:
+    """Raises BadInput if TD3's or SAC's built-in networks cannot learn from these observations, or memory cannot hold
+    them: an actor with `heads` outputs for each number of an action, and two critics."""
+    check_vectors(observation_space)
+    observations, size = width(layout(observation_space)), math.prod(action_space.shape or ())
+    count = num_parameters(observations, *config.hidden_sizes, heads * size)
+    count += 2 * num_parameters(observations + size, *config.hidden_sizes, 1)
+    check_network_memory(config, count, COPIES_WITH_TARGET, observations, heads * size)

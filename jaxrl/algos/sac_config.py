@@ -1,12 +1,11 @@
 """SAC's settings: what each number means, which may be, and what cannot work together."""
 
-import math
-
 import jax
 import numpy as np
 from flax import struct
 from gymnasium import spaces
 
+from jaxrl.algos.built_in import check_twin_critics
 from jaxrl.algos.checks import (
     FRACTION,
     LARGEST,
@@ -15,14 +14,9 @@ from jaxrl.algos.checks import (
     RATE,
     check_actor_critic,
     check_hidden_sizes,
-    check_network_memory,
-    check_vectors,
 )
-from jaxrl.algos.networks import num_parameters
-from jaxrl.data.spaces import layout, width
 from jaxrl.errors import BadInput
 
-COPIES = 5  # Of each parameter: itself, its target, its gradient and Adam's two moments.
 RANGES = {
     "gamma": FRACTION,
     "tau": FRACTION,
@@ -66,12 +60,7 @@ def check_config(
     check_actor_critic(config, SACConfig, RANGES, observation_space, action_space, "sac")
     check_hidden_sizes(config.hidden_sizes, at_least=1)
     if not own_networks:
-        check_vectors(observation_space)
-        observations, size = width(layout(observation_space)), math.prod(action_space.shape or ())
-        outputs = 2 * size
-        count = num_parameters(observations, *config.hidden_sizes, outputs)
-        count += 2 * num_parameters(observations + size, *config.hidden_sizes, 1)
-        check_network_memory(config, count, COPIES, observations, outputs)
+        check_twin_critics(config, observation_space, action_space, heads=2)
     learned = config.alpha_learning_rate is not None
     if (
         learned

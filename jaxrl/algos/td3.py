@@ -5,7 +5,6 @@ call of `td3_update` is one update: everything that it needs beside the batch is
 """
 
 import functools
-import math
 from typing import Any, Self
 
 import flax.linen as nn
@@ -15,7 +14,7 @@ from flax import struct
 from gymnasium import spaces
 from jax import Array
 
-from jaxrl.algos.built_in import td3_networks
+from jaxrl.algos.built_in import check_twin_critics, td3_networks
 from jaxrl.algos.checks import (
     FRACTION,
     NOT_NEGATIVE,
@@ -27,14 +26,12 @@ from jaxrl.algos.checks import (
     check_hidden_sizes,
     check_key,
     check_kind,
-    check_network_memory,
-    check_vectors,
     check_width,
     strong,
     with_numbers,
 )
 from jaxrl.algos.learner import Apply, ApplyTwice, BoxTask, TargetLearner, adam, apply_gradients, polyak_update
-from jaxrl.algos.networks import as_policy, num_parameters
+from jaxrl.algos.networks import as_policy
 from jaxrl.algos.own_networks import check_action_value, check_actions, checked_networks
 from jaxrl.data.batch import mask_invalid
 from jaxrl.data.spaces import layout, width
@@ -55,7 +52,6 @@ METRICS = (
     "skipped_updates",
 )
 ADAM_EPS = 1e-8
-COPIES = 5  # Of each parameter: itself, its target, its gradient and Adam's two moments.
 RANGES = {
     "gamma": FRACTION,
     "tau": FRACTION,
@@ -267,12 +263,7 @@ def check_config(
     check_actor_critic(config, TD3Config, RANGES, observation_space, action_space, "td3")
     check_hidden_sizes(config.hidden_sizes, at_least=1)
     if not own_networks:
-        check_vectors(observation_space)
-        observations, size = width(layout(observation_space)), math.prod(action_space.shape or ())
-        outputs = size
-        count = num_parameters(observations, *config.hidden_sizes, outputs)
-        count += 2 * num_parameters(observations + size, *config.hidden_sizes, 1)
-        check_network_memory(config, count, COPIES, observations, outputs)
+        check_twin_critics(config, observation_space, action_space, heads=1)
     if isinstance(config.policy_delay, bool) or not isinstance(config.policy_delay, int) or config.policy_delay < 1:
         raise BadInput(f"policy_delay is {config.policy_delay}: it must be a whole number of at least 1")
 

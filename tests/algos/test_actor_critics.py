@@ -1,22 +1,22 @@
 """Promises that TD3 and SAC share: purity, one trace, both ends of an episode, refusals, and nothing that is not finite
 lands."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import ACTIONS, OBSERVATIONS, S, random_batch
 from gymnasium import spaces
 from oracles import assert_equal
 
 import jaxrl
-from jaxrl import BadInput, SACConfig, TD3Config, Transition
+from jaxrl import BadInput, SACConfig, TD3Config
 from jaxrl.storage.files import load_tree, save_tree
 
-B, S, A = 32, 3, 2
-OBSERVATIONS = spaces.Box(-np.inf, np.inf, (S,))
-ACTIONS = spaces.Box(np.array([-2.0, 0.1], np.float32), np.array([2.0, 0.7], np.float32))
+B = 32
 
 
 class Kernel(NamedTuple):
@@ -39,16 +39,7 @@ KERNELS = [
 kernels = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 
 
-def batch(seed=0, size=B, **changes):
-    rng = np.random.default_rng(seed)
-    return Transition(
-        obs=rng.normal(size=(size, S)),
-        action=rng.uniform(ACTIONS.low, ACTIONS.high, (size, A)),
-        reward=rng.normal(size=size),
-        next_obs=rng.normal(size=(size, S)),
-        terminated=rng.random(size) < 0.2,
-        truncated=rng.random(size) < 0.2,
-    )._replace(**changes)
+batch = functools.partial(random_batch, size=B)
 
 
 def learners(state):

@@ -1,34 +1,26 @@
 """The DDPG kernel: against an update written out in NumPy with gradients by hand, and against PyTorch where it is
 installed; its promises, its refusals."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from batches import ACTIONS, OBSERVATIONS, A, S, random_batch
 from gymnasium import spaces
 
-from jaxrl import BadInput, DDPGConfig, Transition, ddpg_act, ddpg_init, ddpg_update
+from jaxrl import BadInput, DDPGConfig, ddpg_act, ddpg_init, ddpg_update
 from jaxrl.algos.ddpg import METRICS
 from jaxrl.storage.files import load_tree, save_tree
 
-B, S, A = 32, 3, 2
-OBSERVATIONS = spaces.Box(-np.inf, np.inf, (S,))
-ACTIONS = spaces.Box(np.array([-2.0, 0.1], np.float32), np.array([2.0, 0.7], np.float32))
+B = 32
 SMALL = DDPGConfig(hidden_sizes=(16, 12))
 update = jax.jit(ddpg_update)
 
 
-def batch(seed=0, size=B, **changes):
-    rng = np.random.default_rng(seed)
-    return Transition(
-        obs=rng.normal(size=(size, S)),
-        action=rng.uniform(ACTIONS.low, ACTIONS.high, (size, A)),
-        reward=rng.normal(size=size),
-        next_obs=rng.normal(size=(size, S)),
-        terminated=rng.random(size) < 0.2,
-        truncated=rng.random(size) < 0.2,
-    )._replace(**changes)
+batch = functools.partial(random_batch, size=B)
 
 
 def fresh(config=SMALL, seed=0, actions=ACTIONS):

@@ -1,35 +1,27 @@
 """The SAC kernel against an update written out in NumPy with gradients by hand; its reductions, its temperature. The
 promises that it shares with TD3 are in test_actor_critics.py."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import ACTIONS, OBSERVATIONS, A, S, random_batch
 from gymnasium import spaces
 from oracles import Adam, Net, TwinCritics, assert_near
 
-from jaxrl import BadInput, SACConfig, Transition, sac_act, sac_init, sac_update
+from jaxrl import BadInput, SACConfig, sac_act, sac_init, sac_update
 from jaxrl.algos.sac import METRICS
 from jaxrl.ops.returns import td_target
 
-B, S, A = 48, 3, 2
-OBSERVATIONS = spaces.Box(-np.inf, np.inf, (S,))
-ACTIONS = spaces.Box(np.array([-2.0, 0.1], np.float32), np.array([2.0, 0.7], np.float32))
+B = 48
 SMALL = SACConfig(hidden_sizes=(16, 12), tau=0.05)
 FIXED = SMALL.replace(alpha_learning_rate=None)
 update = jax.jit(sac_update)
 
 
-def batch(seed=0, actions=ACTIONS, **changes):
-    rng = np.random.default_rng(seed)
-    return Transition(
-        obs=rng.normal(size=(B, S)),
-        action=rng.uniform(actions.low, actions.high, (B, A)),
-        reward=rng.normal(size=B),
-        next_obs=rng.normal(size=(B, S)),
-        terminated=rng.random(B) < 0.2,
-        truncated=rng.random(B) < 0.2,
-    )._replace(**changes)
+batch = functools.partial(random_batch, size=B)
 
 
 def fresh(config=SMALL, seed=0, actions=ACTIONS):
@@ -161,7 +153,7 @@ def test_the_units_of_the_actions_change_neither_alpha_nor_the_policy(float64):
     far = far.replace(critic=far.critic.replace(params=both, target_params=both))
     for i in range(30):
         near, _ = update(near, batch(i))
-        far, metrics = update(far, batch(i, wide))
+        far, metrics = update(far, batch(i, actions=wide))
     assert metrics["skipped_updates"] == 0 and abs(float(near.alpha) - 1) > 0.05
     np.testing.assert_allclose(far.alpha, near.alpha, rtol=1e-6)
     obs = batch(99).obs

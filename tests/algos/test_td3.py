@@ -1,34 +1,25 @@
 """The TD3 kernel against an update written out in NumPy with gradients by hand, against DDPG's target, and against what
 it is often taken for. The promises that it shares with SAC are in test_actor_critics.py."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium import spaces
+from batches import ACTIONS, OBSERVATIONS, A, S, random_batch
 from oracles import Adam, Net, TwinCritics, assert_equal, assert_near
 
-from jaxrl import BadInput, TD3Config, Transition, td3_act, td3_init, td3_update
+from jaxrl import BadInput, TD3Config, td3_act, td3_init, td3_update
 from jaxrl.algos.td3 import METRICS
 from jaxrl.ops.returns import td_target
 
-B, S, A = 48, 3, 2
-OBSERVATIONS = spaces.Box(-np.inf, np.inf, (S,))
-ACTIONS = spaces.Box(np.array([-2.0, 0.1], np.float32), np.array([2.0, 0.7], np.float32))
+B = 48
 SMALL = TD3Config(hidden_sizes=(16, 12), tau=0.05)
 update = jax.jit(td3_update)
 
 
-def batch(seed=0, **changes):
-    rng = np.random.default_rng(seed)
-    return Transition(
-        obs=rng.normal(size=(B, S)),
-        action=rng.uniform(ACTIONS.low, ACTIONS.high, (B, A)),
-        reward=rng.normal(size=B),
-        next_obs=rng.normal(size=(B, S)),
-        terminated=rng.random(B) < 0.2,
-        truncated=rng.random(B) < 0.2,
-    )._replace(**changes)
+batch = functools.partial(random_batch, size=B)
 
 
 def fresh(config=SMALL, seed=0):
