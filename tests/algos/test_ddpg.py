@@ -152,7 +152,7 @@ def test_a_hundred_updates_are_those_of_the_papers(tolerance):
     dtype = state.config.gamma.dtype
     oracle = Oracle(jax.tree.map(lambda x: np.asarray(x, np.float64) if x.ndim else x, state), *bounds(ACTIONS))
     for i in range(100):
-        rows = in_float(batch(i, 64), dtype)
+        rows = in_float(batch(i, size=64), dtype)
         state, metrics = update(state, rows)
         expected = oracle.update(in_float(rows, np.float64))
         assert set(metrics) == set(expected) == set(METRICS)
@@ -225,7 +225,7 @@ def test_torch_agrees(float64):
         return (torch.relu(h @ p[2] + p[3]) @ p[4] + p[5])[:, 0]
 
     for i in range(100):
-        rows = batch(i, 64)
+        rows = batch(i, size=64)
         s, a, r, s2, terminated = (torch.tensor(np.asarray(x)) for x in rows[:5])
         with torch.no_grad():
             y = r + 0.99 * (~terminated) * q(critic_target, s2, mu(actor_target, s2))
