@@ -1,7 +1,7 @@
 """Kills training runs with SIGKILL at random moments, resumes them, and counts how many end with the very bits of the
 run that was never stopped.
 
-    python experiments/benchmarks/soak.py                      # 200 runs, about half an hour
+    python experiments/benchmarks/soak.py                      # 300 runs, about three quarters of an hour
     python experiments/benchmarks/soak.py --runs 2 ddpg-Pendulum ppo-CartPole
     python experiments/benchmarks/soak.py signals --runs 10    # 60 runs: three signals, two backends
 
@@ -29,8 +29,11 @@ from jaxrl.studies.script import Parser
 TRAIN = [sys.executable, str(Path(__file__).parents[1] / "train.py")]
 SMALL = "--eval-every 1000 --eval-episodes 2 --log-every 200 --seed 1"
 JOBS = {
-    "ddpg-Pendulum": f"--algo ddpg --env Pendulum-v1 --total-steps 3000 --learning-starts 500 --batch-size 64 "
-    f"--hidden-sizes 64 48 --buffer-size 5000 --checkpoint-every 250 {SMALL}",
+    **{
+        f"{algo}-Pendulum": f"--algo {algo} --env Pendulum-v1 --total-steps 3000 --learning-starts 500 --batch-size 64 "
+        f"--hidden-sizes 64 48 --buffer-size 5000 --checkpoint-every 250 {SMALL}"
+        for algo in ("ddpg", "td3", "sac")
+    },
     # Its kills cross the first update and the buffer's wrap-around.
     "ddpg-Hopper": f"--algo ddpg --env Hopper-v5 --total-steps 3000 --learning-starts 800 --batch-size 64 "
     f"--hidden-sizes 64 48 --buffer-size 1700 --checkpoint-every 250 {SMALL}",

@@ -15,10 +15,14 @@ from gymnasium import spaces
 from jaxrl.algos.ddpg import DDPGConfig, DDPGState, ddpg_init, ddpg_update
 from jaxrl.algos.matmul import product
 from jaxrl.algos.ppo import PPOConfig, PPOState, ppo_init, ppo_update
+from jaxrl.algos.sac import SACConfig, sac_init, sac_update
+from jaxrl.algos.td3 import TD3Config, td3_init, td3_update
 from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
 from jaxrl.data.transition import Transition
 
 OBS, ACTIONS, BATCH, HIDDEN = 17, 6, 256, (400, 300)  # Of DDPG's update: HalfCheetah's.
+BOX = spaces.Box(-1.0, 1.0, (ACTIONS,))
+WIDTH, DELAY = 256, 2  # Of TD3's and SAC's.
 DDPG = "ddpg, batch 256, 400-300, sampling included"
 TURNS = 10  # Of a round.
 
@@ -29,6 +33,14 @@ def kernels(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
     """Tables of all of it."""
     pairs = {
         DDPG: (ddpg_call(), _ddpg_products()),
+        "td3, 2 updates (1 of the actor), batch 256, 256-256, sampling included": (
+            _off_policy_call(td3_init, td3_update, TD3Config(policy_delay=DELAY), DELAY),
+            _twin_products(outputs=1, through=1, every=DELAY),
+        ),
+        "sac, batch 256, 256-256, sampling included": (
+            _off_policy_call(sac_init, sac_update, SACConfig()),
+            _twin_products(outputs=2, through=2, every=1),
+        ),
         "ppo, 256 rows x 20 epochs, 64-64 (CartPole)": (
             _ppo_call(*_ppo_case(4, spaces.Discrete(2), 32, epochs=20, minibatches=1)),
             _ppo_products(4, 2, 256, steps=20),
@@ -78,26 +90,30 @@ def in_turn(calls: dict[str, Call], repeats: int) -> dict[str, list[float]]:
 
 def ddpg_call() -> Call:
     """DDPG's update as its loop makes it, batch and all."""
-    state, _ = _ddpg_case()
-    seen = _transitions((10_000,), OBS, spaces.Box(-1.0, 1.0, (ACTIONS,)))
-    stored, key = replay_add(replay_init(100_000, OBS, ACTIONS), seen), jax.random.key(1)
+    return _off_policy_call(ddpg_init, ddpg_update, DDPGConfig())
+
+
+def _off_policy_call(init: Callable[..., Any], update: Callable[..., Any], config: Any, updates: int = 1) -> Call:
+    """`updates` updates as the loop makes them, batch and all."""
+    state = init(jax.random.key(0), config, spaces.Box(-1.0, 1.0, (OBS,)), BOX)
+    stored, key = replay_add(replay_init(100_000, OBS, ACTIONS), _transitions((10_000,), OBS, BOX)), jax.random.key(1)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def learn(state: DDPGState, replay: Replay) -> DDPGState:
-        return ddpg_update(state, replay_sample(replay, jax.random.fold_in(key, state.num_updates), BATCH))[0]
+    def learn(state: Any, replay: Replay) -> Any:
+        return update(state, replay_sample(replay, jax.random.fold_in(key, state.num_updates), BATCH))[0]
 
     def call() -> Any:
         nonlocal state
-        state = learn(state, stored)
+        for _ in range(updates):
+            state = learn(state, stored)
         return state.num_updates
 
     return call
 
 
 def _ddpg_case() -> tuple[DDPGState, Transition]:
-    box = spaces.Box(-1.0, 1.0, (ACTIONS,))
-    state = ddpg_init(jax.random.key(0), DDPGConfig(), spaces.Box(-1.0, 1.0, (OBS,)), box)
-    return state, _transitions((BATCH,), OBS, box)
+    state = ddpg_init(jax.random.key(0), DDPGConfig(), spaces.Box(-1.0, 1.0, (OBS,)), BOX)
+    return state, _transitions((BATCH,), OBS, BOX)
 
 
 def _ppo_case(obs: int, space: spaces.Space, steps: int, epochs: int, minibatches: int) -> tuple[PPOState, Transition]:
@@ -122,20 +138,46 @@ def _transitions(shape: tuple[int, ...], obs: int, space: spaces.Space) -> Trans
     return Transition(seen, action, reward, after, rng.random(shape) < 0.02, never)
 
 
+Products = list[tuple[int, int, int]]  # (m, k, n) of each product (m, k) x (k, n).
+
+
 def _ddpg_products() -> Call:
     """DDPG's matrix products alone."""
-    # Of a product (m, k) x (k, n). Forward: both target networks, critic, actor, critic above it; then what is left of
-    # each backward pass, where the actor's through the critic needs neither the critic's weights nor its first layer.
+    # Forward: both target networks, critic, actor, critic above it; then what is left of each backward pass, where the
+    # actor's through the critic needs neither the critic's weights nor its first layer.
     wide, narrow = HIDDEN
     actor = [(BATCH, OBS, wide), (BATCH, wide, narrow), (BATCH, narrow, ACTIONS)]
     critic = [(BATCH, OBS, wide), (BATCH, wide + ACTIONS, narrow), (BATCH, narrow, 1)]
     products = 2 * actor + 3 * critic
-    products += [(OBS, BATCH, wide), (wide + ACTIONS, BATCH, narrow), (narrow, BATCH, 1)]
-    products += [(BATCH, 1, narrow), (BATCH, narrow, wide)]
+    products += _weights(critic) + _inputs(critic[1:], wide)
     products += [(BATCH, 1, narrow), (BATCH, narrow, ACTIONS)]
-    products += [(OBS, BATCH, wide), (wide, BATCH, narrow), (narrow, BATCH, ACTIONS)]
-    products += [(BATCH, ACTIONS, narrow), (BATCH, narrow, wide)]
-    pairs = [(_matrix(m, k), _matrix(k, n)) for m, k, n in products]
+    products += _weights(actor) + _inputs(actor[1:], wide)
+    return _products(products)
+
+
+def _twin_products(outputs: int, through: int, every: int) -> Call:
+    """The matrix products alone of `every` updates with two critics. The actor has `outputs` for each number of an
+    action, and its gradient goes `through` so many critics: 1 and 1 at every second update of TD3, 2 and 2 of SAC."""
+    actor = [(BATCH, OBS, WIDTH), (BATCH, WIDTH, WIDTH), (BATCH, WIDTH, outputs * ACTIONS)]
+    critic = [(BATCH, OBS + ACTIONS, WIDTH), (BATCH, WIDTH, WIDTH), (BATCH, WIDTH, 1)]
+    fit = actor + 2 * (critic + critic + _weights(critic) + _inputs(critic[1:], WIDTH))
+    to_action = [*_inputs(critic[1:], WIDTH), (BATCH, WIDTH, ACTIONS)]
+    climb = actor + through * (critic + to_action) + _weights(actor) + _inputs(actor[1:], WIDTH)
+    return _products(every * fit + climb)
+
+
+def _weights(layers: Products) -> Products:
+    """The products that give the gradients of the layers' weights."""
+    return [(k, m, n) for m, k, n in layers]
+
+
+def _inputs(layers: Products, width: int) -> Products:
+    """The products that give the gradients of the layers' inputs, of which `width` numbers are wanted of the first."""
+    return [(m, n, width if i == 0 else k) for i, (m, k, n) in enumerate(layers)]
+
+
+def _products(sizes: Products) -> Call:
+    pairs = [(_matrix(m, k), _matrix(k, n)) for m, k, n in sizes]
     return functools.partial(jax.jit(lambda pairs: [a @ b for a, b in pairs]), pairs)
 
 

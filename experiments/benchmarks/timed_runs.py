@@ -47,17 +47,18 @@ MUJOCO = (
     "--no-normalize-reward"
 )
 MUJOCO_PEER = "dict(n_steps=256, batch_size=64, n_epochs=10)"
-DDPG_PEER = (
-    "dict(learning_starts=1000, batch_size=256, train_freq=1, gradient_steps=1, "
-    "policy_kwargs=dict(net_arch=[400, 300]))"
+OFF_POLICY = "--learning-starts 1000 --log-every 500"
+DDPG_PEER, TWIN_PEER = (
+    f"dict(learning_starts=1000, batch_size=256, train_freq=1, gradient_steps=1, policy_kwargs=dict(net_arch={widths}))"
+    for widths in ([400, 300], [256, 256])
 )
 JOBS = {
     "ppo-CartPole": Job("ppo", "CartPole-v1", 100_000, 3 * 256, f"--num-envs 8 {CARTPOLE}", CARTPOLE_PEER),
     "ppo-HalfCheetah": Job("ppo", "HalfCheetah-v5", 60_000, 3 * 2048, MUJOCO, MUJOCO_PEER),
     "ppo-Ant": Job("ppo", "Ant-v5", 60_000, 3 * 2048, MUJOCO, MUJOCO_PEER),
-    "ddpg-HalfCheetah": Job(
-        "ddpg", "HalfCheetah-v5", 6_000, 1_500, "--learning-starts 1000 --log-every 500", DDPG_PEER
-    ),
+    "ddpg-HalfCheetah": Job("ddpg", "HalfCheetah-v5", 6_000, 1_500, OFF_POLICY, DDPG_PEER),
+    "td3-HalfCheetah": Job("td3", "HalfCheetah-v5", 6_000, 1_500, OFF_POLICY, TWIN_PEER),
+    "sac-HalfCheetah": Job("sac", "HalfCheetah-v5", 6_000, 1_500, OFF_POLICY, TWIN_PEER),
 }
 UPDATE = "ddpg-update"  # No run, but DDPG's update alone.
 MANY_ENVS = "--env CartPole-v1 --num-steps 64 --num-minibatches 16 --num-epochs 4"
@@ -183,10 +184,10 @@ from stable_baselines3.common.env_util import make_vec_env
 library, algo, env, steps, warm_up = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
 settings = eval(sys.argv[6])
 if library == "sb3":
-    from stable_baselines3 import DDPG, PPO
+    import stable_baselines3 as peer
     settings["device"] = "cpu"
 else:
-    from sbx import DDPG, PPO
+    import sbx as peer
 class Clock(BaseCallback):
     began = None
     def _on_step(self):
@@ -194,8 +195,8 @@ class Clock(BaseCallback):
             self.began, self.at = time.perf_counter(), self.num_timesteps
         return True
 clock = Clock()
-kind, n_envs = {"ppo": (PPO, 8), "ddpg": (DDPG, 1)}[algo]
-model = kind("MlpPolicy", make_vec_env(env, n_envs=n_envs, seed=0), seed=0, **settings)
+envs = make_vec_env(env, n_envs=8 if algo == "ppo" else 1, seed=0)
+model = getattr(peer, algo.upper())("MlpPolicy", envs, seed=0, **settings)
 model.learn(steps, callback=clock)
 print((model.num_timesteps - clock.at) / (time.perf_counter() - clock.began))
 """
