@@ -44,7 +44,7 @@ def learn(algo: str, env_id: str, seed: int, total_steps: int, every: int, episo
     env = gym.make(env_id)
     noise = {}
     if algo == "td3":
-        size = env.action_space.shape[0]
+        size = np.size(env.action_space.sample())
         noise = {"action_noise": NormalActionNoise(np.zeros(size), np.full(size, 0.1))}
     model = getattr(sbx, algo.upper())(
         "MlpPolicy", env, learning_rate=3e-4, learning_starts=RANDOM_STEPS[algo], batch_size=256, train_freq=1,

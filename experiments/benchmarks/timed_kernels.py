@@ -15,7 +15,8 @@ from gymnasium import spaces
 from jaxrl.algos.ddpg import DDPGConfig, DDPGState, ddpg_init, ddpg_update
 from jaxrl.algos.matmul import product
 from jaxrl.algos.ppo import PPOConfig, PPOState, ppo_init, ppo_update
-from jaxrl.algos.sac import SACConfig, sac_init, sac_update
+from jaxrl.algos.sac import sac_init, sac_update
+from jaxrl.algos.sac_config import SACConfig
 from jaxrl.algos.td3 import TD3Config, td3_init, td3_update
 from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
 from jaxrl.data.transition import Transition
