@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxrl
 from jaxrl import DDPGConfig, Transition, ddpg_init, ddpg_update
 
 # %% [markdown]
@@ -168,3 +169,21 @@ for name in by_hand:
     print(f"{name:16} furthest apart: {farthest:.1e}")
     assert farthest < 1e-5
 assert np.isclose(float(metrics["critic_loss"]), float(loss), rtol=1e-5)
+
+# %% [markdown]
+# ## Another algorithm is another word
+#
+# TD3 and SAC take the same spaces, the same batch and the same calls. Replace `sac` by `td3` or `ddpg`; so does
+# `--algo` in a command.
+
+# %%
+algo = "sac"
+init, update = (getattr(jaxrl, f"{algo}_{part}") for part in ("init", "update"))
+config = getattr(jaxrl, f"{algo.upper()}Config")()
+
+learner = init(jax.random.key(0), config, env.observation_space, env.action_space)
+update = jax.jit(update)
+for _ in range(200):
+    learner, metrics = update(learner, batch)
+print(algo, {name: round(float(value), 2) for name, value in metrics.items()})
+assert metrics["skipped_updates"] == 0
