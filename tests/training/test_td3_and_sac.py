@@ -5,11 +5,13 @@ import dataclasses
 import math
 from pathlib import Path
 
+import gymnasium as gym
 import jax
 import numpy as np
 import pytest
+from gymnasium import spaces
 
-from jaxrl import RunConfig, load_policy, make_envs, train
+from jaxrl import RunConfig, load_policy, make_envs, sac_act, td3_act, train
 from jaxrl.cli.main import evaluate_command, train_command
 from jaxrl.loggers.metrics import MetricsBuffer
 from jaxrl.runs.record import load_run
@@ -84,3 +86,71 @@ def test_sac_has_no_noise_to_be_set(capsys):
     assert "--exploration-noise" in capsys.readouterr().err
     assert train_command(["--algo", "td3", "--env", "CartPole-v1"]) == 2
     assert "Discrete is not supported by td3" in capsys.readouterr().err
+
+
+class Probe(gym.Env):
+    """One of five tasks whose values are known, each harder in one way than the one before.
+
+    `constant`: one step, reward 1. `observation`: one step, the reward is the observation. `delay`: two steps, the
+    reward comes with the second. `endless`: reward 1 for ever, cut every 5 steps; `ended` says that the cut is an end,
+    the negative control. `action`: one step, the reward is how near the action comes to half the observation.
+    """
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Box(-1.0, 2.0, (1,), np.float32)
+
+    def __init__(self, kind):
+        self._kind = kind
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._steps = 0
+        seen = self.np_random.uniform(-1, 1) if self._kind in ("observation", "action") else 0.0
+        self._obs = np.array([seen], np.float32)
+        return self._obs, {}
+
+    def step(self, action):
+        self._steps += 1
+        if self._kind in ("endless", "ended"):
+            cut = self._steps == 5
+            return self._obs, 1.0, cut and self._kind == "ended", cut and self._kind == "endless", {}
+        if self._kind == "delay":
+            reward, self._obs = float(self._obs[0]), np.ones(1, np.float32)
+            return self._obs, reward, self._steps == 2, False, {}
+        near = -float((action[0] - self._obs[0] / 2) ** 2)
+        reward = {"constant": 1.0, "observation": float(self._obs[0]), "action": near}[self._kind]
+        return self._obs, reward, True, False, {}
+
+
+ACT = {"td3": td3_act, "sac": sac_act}
+OF_ZERO = {"constant": 1, "delay": 0.9, "endless": 10}
+
+
+@pytest.mark.parametrize("kind", ["constant", "observation", "delay", "endless", "ended", "action"])
+@pytest.mark.parametrize("algo", ["td3", "sac"])
+def test_the_probe_ladder(algo, kind):
+    own = {"alpha_learning_rate": None, "initial_alpha": 0.001} if algo == "sac" else {"policy_noise": 0.05}
+    steps = {"action": 2500, "endless": 2500}.get(kind, 900)
+    run = RunConfig.of(
+        algo, lambda: Probe(kind), total_steps=steps, learning_starts=300, batch_size=64, buffer_size=2500,
+        eval_every=None, run_dir="run", hidden_sizes=(32, 32), gamma=0.9, tau=0.05, actor_learning_rate=3e-3,
+        critic_learning_rate=5e-3, **own,
+    )  # fmt: skip
+    state = train(run).state
+    obs = np.linspace(-0.9, 0.9, 7, dtype=np.float32)[:, None]
+
+    def policy(obs):
+        answer = ACT[algo](state, obs)
+        return np.asarray(answer.to_env(answer.mode()) if algo == "sac" else answer)
+
+    def values(obs):
+        return np.asarray(state.critic.apply_fn(state.critic.params, obs, policy(obs)))
+
+    if kind == "action":
+        np.testing.assert_allclose(policy(obs), obs / 2, atol=0.25)
+    elif kind == "observation":
+        np.testing.assert_allclose(values(obs), np.stack([obs[:, 0]] * 2), atol=0.15)
+    elif kind == "ended":  # A fifth of all steps are ends: at most 1 / (1 - 0.8 * 0.9).
+        assert values(0 * obs).max() < 4.5
+    else:
+        np.testing.assert_allclose(values(0 * obs), OF_ZERO[kind], rtol=0.05)
