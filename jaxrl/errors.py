@@ -1,4 +1,4 @@
-"""What can go wrong that is nobody's bug here: a mistake of the caller's, an environment or a disk that fails."""
+"""Failures that are nobody's bug here: a mistake of the caller's, an environment or a disk that fails."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ class EnvironmentFault(BadInput):
 
 
 class NotSaved(RuntimeError):
-    """A file could not be written: the disk is full, or not to be written to. What was there before is whole."""
+    """A file could not be written: the disk is full, or not to be written to. The file before it is whole."""
 
 
 class EnvironmentLost(RuntimeError):

@@ -24,7 +24,7 @@ class Output:
         return "utf-8"
 
     def isatty(self) -> bool:
-        """Whether the stream is a terminal."""
+        """True if the stream is a terminal."""
         with contextlib.suppress(Exception):
             return bool(self._stream.isatty())
         return False

@@ -1,4 +1,4 @@
-"""What is said of user code that fails, in one line. No JAX here."""
+"""One line about user code that fails. No JAX here."""
 
 import functools
 import sys
@@ -11,7 +11,7 @@ from jaxrl.output import say
 
 
 def raised(error: BaseException) -> str:
-    """What was raised and where, in one line. Code of an installed package is named with the package's version."""
+    """One line: the exception and where it was raised. An installed package is named with its version."""
     text = one_line(error)
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames:

@@ -17,6 +17,9 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+# Most of the time goes into compiling programs that run once. Unless the shell says otherwise, LLVM leaves them as they
+# are; .ci/run repeats the kernels' tests with all of its optimisations.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # What the shell lets these tests ignore (Ctrl-C in the background, SIGHUP under nohup) our commands would ignore too,
 # and rightly. They are to be tested: a handler here is none there.

@@ -8,7 +8,7 @@ run that was never stopped.
 Each run is killed once, at a moment uniform over the time that the whole run took, start-up and compilation included;
 two in five of them instead inside a save, at one of its writes. Then it is resumed to its end (or begun again, where it
 had not come to its first checkpoint), and its last checkpoint compared: every array, every generator, the environments,
-the buffer's parts. What is left over in its folder counts too.
+the buffer's parts. Files left over in its folder count too.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What runs are made of, timed: environments alone, by backend; and where the time of a run's steps goes. For
+"""The parts of runs, timed: environments alone, by backend; and where the time of a run's steps goes. For
 benchmark.py.
 
     python experiments/benchmarks/timed_parts.py ppo-CartPole   # one profile, as JSON: microseconds of a step, by part

@@ -23,8 +23,8 @@ NEVER = str(10**9)
 
 
 class Job(NamedTuple):
-    """What everybody trains: `settings` is for the peers what `flags` are for us. The clock starts after the first
-    `warm_up` of `steps`. Evaluations are put off, because the peers make none."""
+    """One job that everybody trains: `settings` is for the peers what `flags` are for us. The clock starts after the
+    first `warm_up` of `steps`. Evaluations are put off, because the peers make none."""
 
     algo: str
     env: str
@@ -65,7 +65,7 @@ MANY_ENVS = "--env CartPole-v1 --num-steps 64 --num-minibatches 16 --num-epochs 
 
 
 class Run(NamedTuple):
-    """What one of our runs came to: seconds of the whole process, its peak memory in MiB, and the rows of metrics.csv
+    """The result of one of our runs: seconds of the whole process, its peak memory in MiB, and the rows of metrics.csv
     (of the first, where it trains several)."""
 
     seconds: float

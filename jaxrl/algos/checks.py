@@ -1,4 +1,4 @@
-"""What a kernel can work with: spaces and numbers, checked before anything is built. Each check names the culprit, what
+"""Spaces and numbers that a kernel can work with, checked before anything is built. Each check names the culprit, what
 is wrong with it, and what would be right."""
 
 import gc
@@ -180,7 +180,7 @@ def check_vectors(space: spaces.Space) -> None:
 
 
 def is_pixels(space: spaces.Space) -> bool:
-    """Whether observations are a picture: whole numbers from 0 to 255, of two or more axes."""
+    """True if observations are a picture: whole numbers from 0 to 255, of two or more axes."""
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1
 
 

@@ -62,7 +62,7 @@ RANGES = {
 
 
 class DDPGConfig(struct.PyTreeNode):
-    """What an update reads. Numbers are leaves: changing one compiles nothing anew. `hidden_sizes` is static."""
+    """The settings of an update. Numbers are leaves: changing one compiles nothing anew. `hidden_sizes` is static."""
 
     gamma: float = 0.99
     """Discount per step."""

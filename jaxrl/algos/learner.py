@@ -31,7 +31,7 @@ class Apply:
     module: nn.Module
 
     def __call__(self, params: Any, *inputs: Array) -> Any:
-        """What the network gives with these variables, `{"params": ...}`."""
+        """The output of the network with these variables, `{"params": ...}`."""
         return self.module.apply(params, *inputs)
 
 

@@ -129,7 +129,7 @@ def ppo_update(state: PPOState, rollout: Transition) -> tuple[PPOState, dict[str
       steps are skipped then: actor, critic and `kl_coef` stay.
     - A step whose gradient, loss or report is not finite is skipped, for its network alone.
     - An update after which `kl` is not finite is taken back: it counts as rejected.
-    What stands in a row that is not valid does not matter.
+    The content of a row that is not valid does not matter.
 
     Args:
       state: from `ppo_init` or the last update. It is not consumed.
@@ -172,7 +172,7 @@ def ppo_update_actor(state: PPOState, rollout: Transition) -> tuple[PPOState, Cr
     key, shuffle_key = jax.random.split(state.key)
     (actor_rate, critic_rate), clip_eps = annealed(config, state.num_updates)
 
-    # What was: the values, and the policy that acted.
+    # Before the update: the values, and the policy that acted.
     value = state.critic.apply_fn(state.critic.params, rollout.obs)
     next_value = state.critic.apply_fn(state.critic.params, rollout.next_obs)
     old_policy = ppo_act(state, rollout.obs)

@@ -50,7 +50,7 @@ RANGES = {
 
 
 class PPOConfig(struct.PyTreeNode):
-    """What an update reads. Numbers are leaves: changing one compiles nothing anew. The fields below
+    """The settings of an update. Numbers are leaves: changing one compiles nothing anew. The fields below
     `num_epochs` are static: they fix shapes or the program."""
 
     gamma: float = 0.99

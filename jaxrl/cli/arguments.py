@@ -81,7 +81,7 @@ def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
 
 
 def _check_named(run: "RunConfig", env: str | None, wrapper: tuple[str, ...], networks: str | None) -> None:
-    """What a file names is code to be imported: only whoever gives the command may ask for that."""
+    """A name in a file is code to be imported: only whoever gives the command may ask for that."""
     if env is not None and env != run.env:
         raise BadInput(f"--env is {env}, but the run is one on {run.env}: leave it off, or begin a run of its own")
     if networks != run.networks:

@@ -102,7 +102,7 @@ def _record_of(flags: "EvaluateFlags", notes: dict[str, Any], wrapper: tuple[str
 
 
 def _environment_of(flags: "EvaluateFlags", env: str, wrapper: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """The environment to evaluate in and the wrappers around it. What a file names is code to be imported: only whoever
+    """The environment to evaluate in and the wrappers around it. A name in a file is code to be imported: only whoever
     gives the command may ask for that."""
     if flags.env is None and ":" in env:
         raise BadInput(f"the policy was trained on {env}, which imports a module: say --env {env} if that is right")

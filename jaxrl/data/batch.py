@@ -14,7 +14,7 @@ from jaxrl.errors import BadInput
 def mask_invalid(rows: Transition, name: str, axes: str, dtype: Any) -> tuple[Transition, Array]:
     """The rows in the parameters' type, and the weight of each: 1, or 0 where it is not valid.
 
-    What stands in a row that is not valid, NaN included, is replaced by zeros, because 0 * NaN would still be NaN.
+    The content of a row that is not valid, NaN included, is replaced by zeros, because 0 * NaN would still be NaN.
     Flags may be numbers, each 0 or 1. The reward of a valid row with another flag becomes NaN, so that nothing is
     learned from it.
 

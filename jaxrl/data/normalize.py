@@ -27,7 +27,7 @@ class Moments(NamedTuple):
 
 
 class Normalizer(NamedTuple):
-    """What normalisation remembers: `obs` and `returns` are None where it is off.
+    """The statistics of a normaliser: `obs` and `returns` are None where it is off.
 
     Attributes:
       obs: moments of the raw observations, `(S,)`.
@@ -92,7 +92,7 @@ def observer(normalizer: Normalizer) -> Callable[[np.ndarray], np.ndarray]:
 
 @np.errstate(all="ignore")
 def normalize_rollout(normalizer: Normalizer, rollout: Transition, gamma: float) -> tuple[Normalizer, Transition]:
-    """What the update gets from a raw rollout, and the normaliser that has taken it in.
+    """The rollout that the update gets, from a raw one, and the normaliser that has taken it in.
 
     Observations are standardised with the statistics from before the rollout, as the policy saw them. Rewards are
     divided by the standard deviation of the discounted return `G_t = r_t + gamma G_{t-1}`, this rollout's included;

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 
 class Transition(NamedTuple):
-    """What one environment step was, for any number of leading axes: `(B,)` for DDPG, `(T, N)`, time first, for PPO.
+    """One environment step, for any number of leading axes: `(B,)` for DDPG, `(T, N)`, time first, for PPO.
 
     Attributes:
       obs: `(..., S)`, what the policy saw.

@@ -143,7 +143,7 @@ def _build(
 def steps_natively(
     env: EnvLike, wrapper: Sequence[Any] = (), on_fault: str = "stop", make_options: Mapping[str, Any] | None = None
 ) -> bool:
-    """Whether `make_envs` steps this environment in a vector environment of its own: such a one takes no wrappers and
+    """True if `make_envs` steps this environment in a vector environment of its own: such a one takes no wrappers and
     no options, and cannot reset one of its environments alone."""
     return is_native(env) and not (make_options or wrapper or on_fault == "reset")
 

@@ -30,7 +30,7 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
 
 
 def find_callable(name: str, what: str) -> Callable[..., Any]:
-    """What `module:name` names, `module:Class.method` included; `what` it is to be, for complaints."""
+    """The object of `module:name`, `module:Class.method` included; `what` says in complaints what it is to be."""
     module, _, path = name.partition(":")
     if not module or not path:
         raise BadInput(f"{what} {name!r} names nothing: it must be module:callable")

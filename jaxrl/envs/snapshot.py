@@ -29,7 +29,7 @@ MUJOCO_MODULES = "gymnasium.envs.mujoco."  # Each of these remembers what MuJoCo
 
 
 def env_state(env: Any) -> dict[str, Any] | None:
-    """What `env` would need to continue from here; None where that is not known."""
+    """The state that `env` needs to continue from here; None where that is not known."""
     states: list[dict[str, Any]] = []
     for layer in layers(env):
         name = _name(layer)

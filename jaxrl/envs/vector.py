@@ -104,7 +104,7 @@ class Envs:
 
     @property
     def can_break_off(self) -> bool:
-        """Whether `break_off` can begin a new episode in one environment alone."""
+        """True if `break_off` can begin a new episode in one environment alone."""
         return self._client.can_break_off
 
     def break_off(self, mask: np.ndarray) -> None:

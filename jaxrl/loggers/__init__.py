@@ -1,1 +1,1 @@
-"""What a run says while it goes."""
+"""Loggers: they hear what a run says while it goes."""

@@ -21,8 +21,8 @@ class CsvFiles(Logger):
     Args:
       folder: the run's folder.
       metric_names: columns of `metrics.csv`.
-      rows: how many rows of each file a run that resumes keeps, as `sync` gave it when the run was saved. What was
-        written after that is dropped. None for a run that begins.
+      rows: how many rows of each file a run that resumes keeps, as `sync` gave it when the run was saved. Later ones
+        are dropped. None for a run that begins.
     """
 
     def __init__(self, folder: Path, metric_names: Sequence[str], rows: Mapping[str, int] | None = None) -> None:

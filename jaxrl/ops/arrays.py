@@ -1,4 +1,4 @@
-"""What distributions share: methods that are programs of their own, and arrays on the host or on the device."""
+"""Tools that distributions share: methods that are programs of their own, and arrays on the host or on the device."""
 
 import functools
 from typing import Any

@@ -28,8 +28,8 @@ __all__ = [
 
 
 class Distribution(Protocol):
-    """What kernels and loops ask of a policy's distribution. Any pytree with these methods is one, if each of its
-    arrays begins with the axes of the observations."""
+    """The methods that kernels and loops ask of a policy's distribution. Any pytree with these methods is one, if each
+    of its arrays begins with the axes of the observations."""
 
     def log_prob(self, action: Array) -> Array:
         """Log-probability (nats) of each action, `(...)`."""

@@ -1,4 +1,4 @@
-"""What PPO optimises and watches: surrogate, value loss, the KL coefficient's rule, weighted statistics over rows.
+"""The terms of PPO's objective and its statistics: surrogate, value loss, the KL coefficient's rule, weighted means.
 
 Each is a program of its own where it is called eagerly, so that its constants are no transfers to the device. Inside
 another program it is as if it was written there.

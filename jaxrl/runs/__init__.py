@@ -1,1 +1,1 @@
-"""What a run is: its settings, its state, its checkpoints; and several runs at once."""
+"""A run: its settings, its state, its checkpoints; and several runs at once."""

@@ -154,7 +154,7 @@ def find(name: str) -> Algorithm:
 
 
 def is_known(name: Any) -> bool:
-    """Whether the table has a row of that name now, without an import."""
+    """True if the table has a row of that name now, without an import."""
     return isinstance(name, str) and name in ROWS
 
 

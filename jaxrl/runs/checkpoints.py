@@ -16,7 +16,7 @@ NOTE_ERRORS = KeyError, TypeError, ValueError, IndexError, AttributeError, Overf
 
 
 class Checkpoint(NamedTuple):
-    """What was saved: the pytree, the notes, and the replay buffer where one was asked for."""
+    """The content of a checkpoint: the pytree, the notes, and the replay buffer where one was asked for."""
 
     tree: Any
     notes: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What a run is: its settings, and the checks on them."""
+"""The settings of a run, and the checks on them."""
 
 import dataclasses
 import difflib
@@ -58,7 +58,7 @@ class RunConfig:
     env_timeout: float = 60.0
     """Seconds that an environment in a process of its own may take for an answer, before the run is ended."""
     on_fault: Literal["stop", "reset"] = "stop"
-    """What follows a step of which nothing can be learned, because something in it is not finite or MuJoCo diverged:
+    """The answer to a step of which nothing can be learned, because something in it is not finite or MuJoCo diverged:
     stop ends the run, reset begins a new episode in that environment, counted and logged."""
     num_envs: int = BY_ALGORITHM
     """Environments that step together; by default 8, with ddpg, td3 and sac 1."""
@@ -189,7 +189,7 @@ class RunConfig:
 
     @property
     def anneals(self) -> bool:
-        """Whether anything goes to 0 over the run."""
+        """True if anything goes to 0 over the run."""
         return self.row.horizon(self.agent, 1.0) is not self.agent
 
     @property

@@ -73,7 +73,7 @@ def _converted_scalar(value: Any, kind: type) -> Any:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether `value` is of a kind that is taken as it is."""
+    """True if `value` is of a kind that is taken as it is."""
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is collections.abc.Callable:

@@ -19,9 +19,9 @@ CLASSIC: dict[str, dict[str, Any]] = {
         "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3,
     },
 }  # fmt: skip
-# What differs where a KL penalty does the clip's work. An adaptive coefficient makes every update move the policy by
-# kl_target, also once CartPole is solved and only noise is left in the advantages; at 0.01 and an update every 256
-# steps, one seed in ten walks off until it drops the pole again. Fewer updates, each a tenth as far, do not.
+# The settings that differ where a KL penalty does the clip's work. An adaptive coefficient makes every update move the
+# policy by kl_target, also once CartPole is solved and only noise is left in the advantages; at 0.01 and an update
+# every 256 steps, one seed in ten walks off until it drops the pole again. Fewer updates, each a tenth as far, do not.
 PENALTY: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"num_steps": 128, "kl_coef": 10.0, "kl_target": 0.001, "num_epochs": 10, "num_minibatches": 4},
 }

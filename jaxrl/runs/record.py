@@ -72,7 +72,7 @@ def _tuples(kind: type, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value read from JSON is of the kind that a field declares."""
+    """True if a value read from JSON is of the kind that a field declares."""
     if get_origin(kind) in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
     if get_origin(kind) is tuple:
@@ -129,7 +129,7 @@ def _check_named(algo: Any, algorithm: Algorithm | str | None, folder: str | Pat
         register(row, algo)
 
 
-# What a resumed run may be told anew: none of it changes what is learned from here on.
+# The settings that a resumed run may be given anew: none of them changes what is learned from here on.
 MAY_CHANGE = {"total_steps", "stop_return", "checkpoint_every", "log_every", "render", "env_timeout"}
 MAY_CHANGE |= {"run_dir", "init_from", "resume"}
 

@@ -19,7 +19,7 @@ from jaxrl.storage.files import load_arrays, load_tree
 
 @dataclasses.dataclass
 class Training:
-    """What a loop hands from one step to the next, and a checkpoint keeps.
+    """The state that a loop hands from one step to the next, and a checkpoint keeps.
 
     Attributes:
       learner: the learner's pytree; `state` is this run's, where several runs' are stacked.

@@ -23,7 +23,7 @@ from jaxrl.storage.files import write_atomically
 
 
 def is_study(run: RunConfig) -> bool:
-    """Whether `run` stands for several."""
+    """True if `run` stands for several."""
     return run.num_seeds > 1 or bool(run.sweep)
 
 
@@ -110,7 +110,7 @@ def _is_number(kind: Any) -> bool:
 
 
 def setting_of(study: RunConfig, run: RunConfig) -> dict[str, float]:
-    """What `run` has for each of the settings that are swept in `study`."""
+    """The value that `run` has for each of the settings that are swept in `study`."""
     names = dict.fromkeys(_name_of(text) for text in study.sweep)
     return {name: run.setting(name) for name in names}
 

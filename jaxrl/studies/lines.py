@@ -15,7 +15,7 @@ SAMPLES = 2_000  # Of a bootstrap.
 
 
 class Line(NamedTuple):
-    """What is drawn of several seeds: at each step their mean and the band around it."""
+    """The curve of several seeds: at each step their mean and the band around it."""
 
     env: str
     label: str
@@ -49,7 +49,7 @@ def chosen(drawn: Sequence[Line], only: Sequence[str] | None) -> list[Line]:
 
 
 def labels(curves: Sequence[Curve]) -> list[str]:
-    """What each curve is called: its algorithm, and those of its settings that are not the same in all curves of it."""
+    """The name of each curve: its algorithm, and those of its settings that are not the same in all curves of it."""
     seen: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for curve in curves:
         for name, value in curve.settings.items():
@@ -104,7 +104,7 @@ def interval(returns: np.ndarray, middle: Callable[..., np.ndarray]) -> tuple[np
 
 
 def rows_of(drawn: Sequence[Line]) -> list[dict[str, Any]]:
-    """What is drawn, as rows."""
+    """The figure's data, as rows."""
     return [
         {"env": line.env, "line": line.label, "seeds": seeds, "step": int(step)}
         | {"middle": round(float(middle), 3), "low": round(float(low), 3), "high": round(float(high), 3)}

@@ -8,7 +8,7 @@ from jaxrl.runs.folder import versions
 
 
 def machine() -> dict[str, str]:
-    """What figures depend on: processor, cores, system, and versions of the packages."""
+    """The things that figures depend on: processor, cores, system, and versions of the packages."""
     cpus = Path("/proc/cpuinfo")
     lines = cpus.read_text().splitlines() if cpus.is_file() else []
     processor = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())

@@ -2,7 +2,8 @@
 
     jaxrl study experiments/studies/cartpole.toml --cores 2
 
-What is done is skipped, and what was stopped or killed goes on from its last checkpoint: give the same command again.
+A run that is done is skipped, and one that was stopped or killed goes on from its last checkpoint: give the same
+command again.
 With `--nice` the runs take what others leave over. They pause while there is a file `pause` in the study's folder of
 runs, or from SIGUSR1 to SIGUSR2, and the study says what is left and when it will be done.
 

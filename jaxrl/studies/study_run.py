@@ -33,12 +33,12 @@ class Part(NamedTuple):
 
     @property
     def done(self) -> bool:
-        """Whether it has come to its end."""
+        """True if it has come to its end."""
         return (self.folder / "done").exists()
 
     @property
     def saved(self) -> bool:
-        """Whether it can go on from a checkpoint."""
+        """True if it can go on from a checkpoint."""
         return any((self.folder / "checkpoints" / f"{name}.npz").exists() for name in ("latest", "previous"))
 
     def beside(self, ending: str) -> Path:

@@ -72,7 +72,7 @@ def evaluate(
       policy: from raw observations `(N, S)` to actions in the environment's units.
       envs: reset here with `seed`, so that what ran in them before leaves no trace.
       num_episodes: how many episodes count.
-      seed: fixes every episode, given the number of environments. What a policy's record calls `seeds` repeats it.
+      seed: fixes every episode, given the number of environments. A policy's record keeps it as `seeds`.
       interrupted: asked at each step; True abandons the evaluation.
       faults: takes the faults that broke episodes off; such an episode does not count, and another is run instead.
       max_steps: the length at which an episode is cut, as `episode_bound` says. It counts with what it has up to there.

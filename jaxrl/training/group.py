@@ -123,7 +123,7 @@ class RunGroup:
         return False
 
     def _can_save(self, error: BaseException | None) -> bool:
-        """Whether the state of every run is whole. A second Ctrl-C interrupts at once all the same."""
+        """True if the state of every run is whole. A second Ctrl-C interrupts at once all the same."""
         at_once = isinstance(error, KeyboardInterrupt) and self.stopped_by is not None
         return any(runner.whole for runner in self._runners) and not at_once
 
@@ -144,7 +144,7 @@ def _named(run: RunConfig) -> str:
 
 
 def _failed(runner: Runner) -> bool:
-    """Whether it is this run's environments that failed."""
+    """True if it is this run's environments that failed."""
     return runner.training.envs.failed or _failed_in_evaluation(runner)
 
 

@@ -48,7 +48,7 @@ def prepare(run: RunConfig, envs: Envs) -> Training:
 
 
 def programs(run: RunConfig, state: Any) -> Programs:
-    """What the device does: updates from batches of the buffer, and storing a step.
+    """The device's part: updates from batches of the buffer, and storing a step.
 
     An update leaves the actor's parameters behind as one vector. One array costs a sixth of what six cost to fetch, and
     that at every step.

@@ -33,7 +33,7 @@ def prepare(run: RunConfig, envs: Envs) -> Training:
 
 
 def programs(run: RunConfig, state: Any) -> Programs:
-    """What the device does: the update, in two halves where it has them."""
+    """The device's part: the update, in two halves where it has them."""
     row = run.row
     if row.update_actor is None or row.update_critic is None:
         return whole(run, state)

@@ -16,7 +16,7 @@ from jaxrl.runs.streams import ENVIRONMENTS, stream
 
 
 class Resumed(NamedTuple):
-    """What a runner notes in a checkpoint, and finds in it.
+    """The notes that a runner writes into a checkpoint, and finds in it.
 
     Attributes:
       evaluations: all up to then.
@@ -40,7 +40,7 @@ class Resumed(NamedTuple):
 
 def begin_run(run: RunConfig, training: Training, here: Path) -> RunFolder:
     """Makes the folder of a new run and resets its environments. Where the run starts from another's networks, brings
-    `training` there. What is wrong with the settings is said before there is a folder.
+    `training` there. A mistake in the settings is told before there is a folder.
 
     Args:
       run: the run's settings.

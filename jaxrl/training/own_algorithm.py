@@ -1,4 +1,4 @@
-"""Whether an algorithm of the user's own fits into the house: asked before anything is written."""
+"""Checks that an algorithm of the user's own fits into the house, before anything is written."""
 
 from typing import Any
 

@@ -120,7 +120,7 @@ class Runner:
 
     @property
     def stop_asked(self) -> bool:
-        """Whether a signal has asked the run to stop: then `after_update` is to be called after this step."""
+        """True once a signal has asked the run to stop: then `after_update` is to be called after this step."""
         return self._stops.asked
 
     def say(self, line: str) -> None:
@@ -300,5 +300,5 @@ class Runner:
 
 
 def _passed(every: int, last: int, step: int) -> bool:
-    """Whether a multiple of `every` lies between the step `last` and `step`."""
+    """True if a multiple of `every` lies between the step `last` and `step`."""
     return step // every > last // every

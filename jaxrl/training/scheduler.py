@@ -58,7 +58,7 @@ class Store(NamedTuple):
 
 
 class Programs(NamedTuple):
-    """What a loop has the device do, for one run; `serve` makes it fit several.
+    """The work that a loop gives to the device, for one run; `serve` makes it fit several.
 
     Attributes:
       update: `(state, data) -> (state, (metrics, acting))`, or with a buffer `(state, replay, sampling_key)`: metrics

@@ -31,7 +31,7 @@ class Stops:
 
     @property
     def asked(self) -> bool:
-        """Whether a signal has asked to stop."""
+        """True once a signal has asked to stop."""
         return self.asked_by is not None
 
     def _stop(self, kind: int, frame: FrameType | None) -> None:

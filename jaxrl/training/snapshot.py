@@ -19,7 +19,7 @@ from jaxrl.runs.state import Training
 
 
 class Snapshot:
-    """What a callback sees after an update.
+    """The view of a run that a callback gets after an update.
 
     `state`, `normalizer` and `metrics` are copied or fetched when they are first read: a callback that does not read
     them costs nothing. The copies are yours, to keep or to change. To read one first after the callback has returned
@@ -78,7 +78,7 @@ Callback = Callable[[Snapshot], Any]
 
 
 def asks_to_stop(answer: Any) -> bool:
-    """Whether a callback's answer ends the run: False does, None and True do not. BadInput for any other answer."""
+    """True if a callback's answer ends the run: False does, None and True do not. BadInput for any other answer."""
     if answer is None or isinstance(answer, bool | np.bool_):
         return answer is not None and not answer
     raise BadInput(f"the callback returned {shown(answer)}: it must return None or True to go on, or False to stop")

@@ -31,7 +31,7 @@ from jaxrl.training.snapshot import Callback
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run ends with.
+    """The result of a run.
 
     Attributes:
       state: the learner's state, for more calls of the kernel.
@@ -51,7 +51,7 @@ class Result:
     run: RunConfig
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled and copied: all of it, but for environments and wrappers that another process could not
+        """The state to pickle and to copy: all of it, but for environments and wrappers that another process could not
         import. Of these it is the name."""
         run = self.run
         named = {
