@@ -23,7 +23,7 @@ def run_all(waiting: Sequence[Part], at_once: int, yielding: Yielding | None = N
             while queue and len(going) < at_once and not (yielding is not None and yielding.paused):
                 part = queue.pop(0)
                 try:
-                    going[process := _start(part)] = part
+                    going[process := _start(part, apart=yielding is not None)] = part
                 except Mistake as mistake:
                     wrong.append(mistake)
                     continue
@@ -49,11 +49,14 @@ def run_all(waiting: Sequence[Part], at_once: int, yielding: Yielding | None = N
     return wrong
 
 
-def _start(part: Part) -> subprocess.Popen[bytes]:
+def _start(part: Part, apart: bool) -> subprocess.Popen[bytes]:
     try:
         command = [*JAXRL, "train", *part.begin()]
     except BlockingIOError as error:
         raise Mistake(f"{part.folder} is in use: a run of an earlier start of the study still trains there") from error
     with part.beside("log").open("ab") as log:
-        # A group of its own: Ctrl-C reaches it through us, once.
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
+        # A group of its own, and `apart` a session: Ctrl-C reaches it through us, once.
+        return subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=apart,
+            process_group=None if apart else 0,
+        )  # fmt: skip
