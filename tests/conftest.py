@@ -5,6 +5,7 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -18,11 +19,12 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-# Most of the time goes into compiling programs that run once. Unless the shell says otherwise, LLVM leaves them as they
-# are; .ci/run repeats the kernels' tests with all of its optimisations.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of the time goes into compiling programs that run once. Unless the shell says otherwise, XLA makes little of them;
+# .ci/run repeats the kernels' tests with all of its optimisations. A flag that a version does not know ends the process.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
-# What the shell lets these tests ignore (Ctrl-C in the background, SIGHUP under nohup) our commands would ignore too,
+# Signals that the shell lets these tests ignore (Ctrl-C in the background, SIGHUP under nohup) our commands would ignore too,
 # and rightly. They are to be tested: a handler here is none there.
 for kind in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(kind) is signal.SIG_IGN:
