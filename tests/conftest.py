@@ -19,12 +19,12 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-# Most of the time goes into compiling programs that run once. Unless the shell says otherwise, XLA makes little of them;
+# Most of the time goes into compiling programs that run once. Unless the shell says otherwise, XLA optimises little;
 # .ci/run repeats the kernels' tests with all of its optimisations. A flag that a version lacks would end the process.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
-# Signals that the shell lets these tests ignore (Ctrl-C in the background, SIGHUP under nohup) our commands would ignore
+# Signals that the shell has these tests ignore (Ctrl-C in the background, SIGHUP under nohup) our commands would ignore
 # too, and rightly. They are to be tested: a handler here is none there.
 for kind in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(kind) is signal.SIG_IGN:

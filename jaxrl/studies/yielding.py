@@ -78,7 +78,7 @@ class Yielding:
 
 
 def lowest_priority(process: "subprocess.Popen[bytes]") -> None:
-    """Gives a run, which must have a session of its own, and the processes that it will start what others leave over."""
+    """Gives a run, which must have a session of its own, and the processes that it starts what others leave over."""
     os.setpriority(os.PRIO_PROCESS, process.pid, LOWEST)
     # Linux first shares the cores among sessions, each by a niceness of its own, and only then within one.
     session = Path(f"/proc/{process.pid}/autogroup")
