@@ -80,7 +80,7 @@ print("MISSES", len(misses))
 """
 
 
-@pytest.mark.parametrize("name", ["ppo, annealed", "ddpg"])
+@pytest.mark.parametrize("name", ["ppo, annealed", pytest.param("ddpg", marks=pytest.mark.slow)])
 def test_a_fresh_process_that_resumes_finds_every_program_in_the_cache(tmp_path, name):
     """The first fills a cache of its own: all is compiled there. The second, which resumes another copy, compiles
     nothing."""

@@ -233,8 +233,7 @@ DEEDS = {
     ("algo", "deed"),
     [
         *(("ppo", deed) for deed in DEEDS),
-        ("ddpg", "raise"),
-        *(pytest.param("ddpg", deed, marks=pytest.mark.slow) for deed in ("kill", "hang")),
+        *(pytest.param("ddpg", deed, marks=pytest.mark.slow) for deed in DEEDS),
     ],
 )
 def test_a_run_ends_in_one_line_with_its_checkpoint(tmp_path, algo, deed):

@@ -120,8 +120,15 @@ def test_a_run_that_is_asked_to_stop_ends_as_one_that_is_not(tmp_path):
         assert tables(cut.run_dir) == tables(whole.run_dir)
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("ppo")])
-@pytest.mark.parametrize("at", [1, 17, 32], ids="row {}".format)
+@pytest.mark.parametrize(
+    ("at", "name"),
+    [
+        pytest.param(at, name, id=f"row {at}-{name}", marks=[pytest.mark.slow] * (at != 17 and name != "ppo"))
+        for at in (1, 17, 32)
+        for name in RUNS
+        if name.startswith("ppo")
+    ],
+)
 def test_a_stop_in_the_middle_of_a_rollout_waits_for_no_more_than_a_step(tmp_path, monkeypatch, name, at):
     whole, cut = (dataclasses.replace(RUNS[name], run_dir=str(tmp_path / which)) for which in ("whole", "cut"))
     train(whole)
