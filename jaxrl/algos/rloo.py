@@ -4,6 +4,7 @@ Source: Ahmadian et al. 2024, "Back to basics: revisiting REINFORCE style optimi
 in LLMs" (arXiv 2402.14740). One call of `rloo_update` is one update, of any function from tokens to logits.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -126,14 +127,20 @@ def rloo_init(key: Array, config: RLOOConfig, policy: Policy, params: Any) -> RL
     owner = getattr(policy, "__self__", None)
     if isinstance(owner, nn.Module) and policy == owner.apply:
         policy = Apply(owner)
-    tx, (mine, reference) = adam(ADAM_EPS, flat=False), (jax.tree.map(jnp.array, params) for _ in range(2))
+    return _fresh_state(key, strong(config), policy, params)
+
+
+@functools.partial(jax.jit, static_argnames="policy")
+def _fresh_state(key: Array, config: RLOOConfig, policy: Policy, params: Any) -> RLOOState:
+    """Jitted, so that its constants are no transfers to the device."""
+    tx, (mine, reference) = adam(ADAM_EPS, flat=False), (jax.tree.map(jnp.copy, params) for _ in range(2))
     return RLOOState(
         # Not by `TrainState.create`, which older versions of Flax have look for names in the parameters.
         policy=TrainState(jnp.zeros((), jnp.int32), policy, mine, tx, tx.init(mine)),
         reference_params=reference,
-        key=jax.tree.map(jnp.array, key),
+        key=jnp.copy(key),
         num_updates=jnp.zeros((), jnp.int32),
-        config=strong(config),
+        config=config,
     )
 
 

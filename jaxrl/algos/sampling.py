@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -94,7 +95,10 @@ def sample_completions(
         raise BadInput(f"max_new_tokens is {max_new_tokens}: it must be a whole number of at least 1")
     chex.assert_rank(prompts, 2, custom_message="prompts must be (B, P)")
     chex.assert_shape(prompt_mask, jnp.shape(prompts), custom_message="prompt_mask must be shaped like prompts")
-    return _sample(policy, params, key, prompts, prompt_mask, max_new_tokens, temperature, end_token)
+    # Put on the device on purpose: JAX's transfer guard stops what goes there by itself.
+    inputs = (x if isinstance(x, Array) else jax.device_put(np.asarray(x)) for x in (prompts, prompt_mask))
+    numbers = (x if isinstance(x, Array) else jax.device_put(np.asarray(x)) for x in (temperature, end_token))
+    return _sample(policy, params, key, *inputs, max_new_tokens, *numbers)
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "max_new_tokens"))

