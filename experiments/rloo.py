@@ -42,6 +42,27 @@ ALGORITHMS = {
     "reinforce": "REINFORCE without a baseline",
     "supervised": "more of the demonstrations instead",
 }
+HELP = {
+    "--task": f"one of {', '.join(TASKS)}",
+    "--digits": "of each number of a sum (3), or of a string to sort (6)",
+    "--algo": "; ".join(f"{name}: {words}" for name, words in ALGORITHMS.items()),
+    "--seed": "of all that is drawn",
+    "--start": "folder of a run whose policy to go on from, instead of supervised steps",
+    "--supervised-steps": "steps on demonstrations, before all else",
+    "--updates": "updates after these",
+    "--prompts": "different questions of an update",
+    "--completions": "answers drawn to each",
+    "--batch-size": "demonstrations of a supervised step",
+    "--supervised-learning-rate": "Adam's, of supervised steps",
+    "--learning-rate": "Adam's, of updates",
+    "--kl-coef": "what a nat of departure from the start costs, in rewards",
+    "--width": "of the decoder",
+    "--layers": "of the decoder",
+    "--eval-prompts": "questions of an evaluation",
+    "--eval-every": "steps between evaluations",
+    "--log-every": "steps between rows of metrics",
+    "--save-every": "steps between checkpoints",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,22 +242,10 @@ def read_settings(folder: Path) -> Settings:
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit code. After bad input it raises SystemExit with code 2."""
     parser = Parser(description=__doc__)
-    helps = {
-        "task": f"one of {', '.join(TASKS)}",
-        "digits": "of each number of a sum, or of a string to sort",
-        "algo": "; ".join(f"{name}: {words}" for name, words in ALGORITHMS.items()),
-        "start": "folder of a run whose policy to go on from, instead of supervised steps",
-        "supervised_steps": "steps on demonstrations, before all else",
-        "updates": "updates after these",
-        "prompts": "different questions of an update",
-        "completions": "answers drawn to each",
-        "batch_size": "demonstrations of a supervised step",
-        "kl_coef": "what a nat of departure from the start costs, in rewards",
-    }
-    for field in dataclasses.fields(Settings):
-        kind = int if field.name == "digits" else str if field.default is None else type(field.default)
-        words = f"{helps.get(field.name, '')} [{field.default}]"
-        parser.add_argument("--" + field.name.replace("_", "-"), type=kind, default=field.default, help=words)
+    for flag, words in HELP.items():
+        usual = getattr(Settings, flag[2:].replace("-", "_"))
+        kind = int if flag == "--digits" else str if usual is None else type(usual)
+        parser.add_argument(flag, type=kind, default=usual, help=f"{words} [{usual}]")
     parser.add_argument("--run-dir", type=Path, help="a new folder for the run")
     parser.add_argument("--resume", type=Path, metavar="RUN_DIR", help="go on with this run, with its settings")
     given = vars(parser.parse_args(argv))

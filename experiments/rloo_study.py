@@ -1,11 +1,13 @@
 """Tables of what was measured of RLOO, from runs of rloo.py.
 
+    python experiments/rloo_study.py ends RUN_DIR ... --out experiments/results/rloo/ends.csv
     python experiments/rloo_study.py curves RUN_DIR ... --out experiments/results/rloo/curves.csv
     python experiments/rloo_study.py variance start=RUN_DIR later=RUN_DIR --out experiments/results/rloo/variance.csv
     python experiments/rloo_study.py speed --out experiments/results/rloo/speed.csv
 
-`curves` gathers evaluations of runs that began with `--start`, with completions drawn in place of updates. `variance`
-draws completions from the last policies of runs. `speed` times sampling and updates beside their matrix products.
+`ends` says from where to where runs came, and what it took. `curves` gathers evaluations of runs that began with
+`--start`, with completions drawn in place of updates. `variance` draws completions from the last policies of runs.
+`speed` times sampling and updates beside their matrix products.
 """
 
 import csv
@@ -27,12 +29,35 @@ from jaxrl.algos.rloo import rloo_update
 from jaxrl.algos.sampling import sample_completions
 from jaxrl.errors import BadInput
 from jaxrl.runs.checkpoints import Checkpoints
+from jaxrl.storage.files import load_arrays
 from jaxrl.studies.script import Parser
 from jaxrl.studies.tables import read_rows
 
 COUNTS = 2, 4, 8
 EACH = 8  # Completions of a prompt.
+GOOD = 0.9
 NAMES = {"rloo": "RLOO", "batch_mean": "REINFORCE, batch mean", "reinforce": "REINFORCE, no baseline"}
+
+
+def ends(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Where runs were when their supervised steps ended, and where they are now: questions answered right."""
+    found = []
+    for run in runs:
+        settings, notes = read_settings(run), load_arrays(run / "checkpoints" / "latest.npz", ())[1]
+        begun = 0 if settings.start is not None else settings.supervised_steps
+        later = [(int(row["step"]) - begun, float(row["mean_return"])) for row in read_rows(run / "evaluations.csv")]
+        later = [(step, share) for step, share in later if step >= 0]
+        good = [step for step, share in later if share >= GOOD]
+        found.append(
+            {"algorithm": settings.algo, "seed": settings.seed, "at the start": f"{later[0][1]:.1%}"}
+            | {
+                "updates": later[-1][0],
+                "at the end": f"{later[-1][1]:.1%}",
+                "90 % by update": good[0] if good else "never",
+            }
+            | {"seconds": f"{notes['wall_time']:.0f}", "of a processor": f"{notes['processor_time']:.0f}"}
+        )
+    return found
 
 
 def curves(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -162,7 +187,7 @@ def _sampling_products(settings: Settings, batch: int, prompt: int, steps: int) 
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit code. After bad input it raises SystemExit with code 2."""
     parser = Parser(description=__doc__)
-    parser.add_argument("what", choices=("curves", "variance", "speed"))
+    parser.add_argument("what", choices=("ends", "curves", "variance", "speed"))
     parser.add_argument("sources", nargs="*", help="folders of runs; for variance NAME=RUN_DIR")
     parser.add_argument("--out", type=Path, required=True, help="the table to write")
     parser.add_argument("--prompts", type=int, default=256, help="prompts of variance [256]")
@@ -172,8 +197,8 @@ def main(argv: list[str] | None = None) -> int:
             rows = speed(rounds=5)
         elif not given.sources:
             parser.error(f"{given.what} needs runs: name their folders")
-        elif given.what == "curves":
-            rows = curves([Path(source) for source in given.sources])
+        elif given.what in ("ends", "curves"):
+            rows = (ends if given.what == "ends" else curves)([Path(source) for source in given.sources])
         else:
             named = (source.partition("=") for source in given.sources)
             rows = variance({name: Path(run or name) for name, _, run in named}, given.prompts)

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -170,6 +171,14 @@ def test_predictions_are_those_of_scores_that_know_nothing_of_rewards():
         np.testing.assert_allclose(each.var(), predicted(name, count, within, between, squared), rtol=0.05)
 
 
+def test_the_loop_of_the_page_learns(capsys):
+    text = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "rloo.md").read_text(), re.S)[1]
+    assert "range(100)" in text
+    exec(compile(text.replace("range(100)", "range(40)"), "rloo.md", "exec"), {})
+    rewards = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()]
+    assert len(rewards) == 40 and np.mean(rewards[:5]) < 0.3 and np.mean(rewards[-5:]) > 0.6
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("rloo") / "run"
@@ -213,21 +222,23 @@ def test_what_a_run_leaves(whole):
     assert tables(whole) == found
 
 
-def test_a_run_goes_on_from_anothers_policy_and_the_study_reads_it(tmp_path, whole, capsys):
-    run = tmp_path / "run"
+def test_a_run_goes_on_from_anothers_policy_and_the_study_reads_both(tmp_path, whole, capsys):
+    run, table = tmp_path / "run", tmp_path / "table.csv"
     flags = [*SMALL.split(), "--digits", "1", "--updates", "4", "--start", str(whole), "--run-dir", str(run)]
-    assert rloo.main([*flags, "--algo", "reinforce", "--completions", "4"]) == 0
+    assert rloo.main([*flags, "--algo", "rloo"]) == 0
     first, other = ([row[1] for row in tables(path)["evaluations"]] for path in (run, whole))
     assert first[1] == other[-1]
-    assert rloo_study.main(["curves", str(run), "--out", str(tmp_path / "curves.csv")]) == 0
-    assert rloo_study.main(["variance", f"last={run}", "--prompts", "3", "--out", str(tmp_path / "v.csv")]) == 0
-    with (tmp_path / "curves.csv").open() as file:
-        assert [(row["variant"], row["step"]) for row in csv.DictReader(file)] == [
-            ("REINFORCE, no baseline", "0"),
-            ("REINFORCE, no baseline", "64"),
-        ]
-    with (tmp_path / "v.csv").open() as file:
-        assert [row["K"] for row in csv.DictReader(file)] == ["2"] * 3 + ["4"] * 3 + ["8"] * 3
+
+    def read(*words):
+        assert rloo_study.main([*words, "--out", str(table)]) == 0
+        with table.open() as file:
+            return list(csv.DictReader(file))
+
+    rows = read("curves", str(run))
+    assert [(row["variant"], row["step"]) for row in rows] == [("K = 2", "0"), ("K = 2", "32")]
+    rows = read("ends", str(run), str(whole))
+    assert [(row["algorithm"], row["updates"]) for row in rows] == [("rloo", "4"), ("rloo", "16")]
+    assert [row["at the start"] for row in rows] == [f"{float(other[i]):.1%}" for i in (-1, 3)]
     capsys.readouterr()
 
 
