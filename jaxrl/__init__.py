@@ -41,6 +41,14 @@ _HOME = {
     "ppo_init": "algos.ppo",
     "ppo_act": "algos.ppo",
     "ppo_update": "algos.ppo",
+    "RLOOConfig": "algos.rloo_config",
+    "RLOOState": "algos.rloo",
+    "rloo_init": "algos.rloo",
+    "rloo_update": "algos.rloo",
+    "sample_completions": "algos.sampling",
+    "Completions": "data.completions",
+    "check_completions": "data.completions",
+    "leave_one_out": "ops.sequences",
     "Replay": "data.replay",
     "replay_init": "data.replay",
     "replay_add": "data.replay",
@@ -65,9 +73,13 @@ if TYPE_CHECKING:
     from jaxrl.algos.ddpg import DDPGConfig, DDPGState, ddpg_act, ddpg_init, ddpg_update
     from jaxrl.algos.ppo import PPOState, ppo_act, ppo_init, ppo_update
     from jaxrl.algos.ppo_config import PPOConfig
+    from jaxrl.algos.rloo import RLOOState, rloo_init, rloo_update
+    from jaxrl.algos.rloo_config import RLOOConfig
     from jaxrl.algos.sac import SACState, sac_act, sac_init, sac_update
     from jaxrl.algos.sac_config import SACConfig
+    from jaxrl.algos.sampling import sample_completions
     from jaxrl.algos.td3 import TD3Config, TD3State, td3_act, td3_init, td3_update
+    from jaxrl.data.completions import Completions, check_completions
     from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
     from jaxrl.data.transition import Transition
     from jaxrl.envs.make import make_envs
@@ -83,6 +95,7 @@ if TYPE_CHECKING:
     )
     from jaxrl.ops.losses import adapt_kl_coef, clipped_surrogate
     from jaxrl.ops.returns import gae, td_target
+    from jaxrl.ops.sequences import leave_one_out
     from jaxrl.runs.algorithms import register
     from jaxrl.runs.config import RunConfig
     from jaxrl.storage.policy import load_policy

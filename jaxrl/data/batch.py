@@ -80,7 +80,7 @@ def shuffled_minibatches(key: Array, num_rows: int, num_epochs: int, num_minibat
 
     Args:
       key: JAX key.
-      num_rows: rows of the rollout, T * N.
+      num_rows: rows of the rollout, T * N, or of the batch.
       num_epochs, num_minibatches: how often each row is used, and in how many parts.
 
     Returns:
@@ -91,7 +91,7 @@ def shuffled_minibatches(key: Array, num_rows: int, num_epochs: int, num_minibat
     """
     size, rest = divmod(num_rows, num_minibatches)
     if rest:
-        raise BadInput(f"num_minibatches {num_minibatches} does not divide the rollout's {num_rows} rows")
+        raise BadInput(f"num_minibatches {num_minibatches} does not divide {num_rows} rows")
     if size < 2:
         raise BadInput(f"num_minibatches {num_minibatches} leaves one row to each minibatch: it must leave 2 or more")
     if num_minibatches == 1:
