@@ -52,6 +52,10 @@ _HOME = {
     "register": "runs.algorithms",
     "Logger": "loggers.logger",
     "make_envs": "envs.make",
+    "DeviceEnvs": "envs.on_device",
+    "make_device_envs": "envs.on_device",
+    "collect": "envs.on_device",
+    "evaluate_on_device": "envs.on_device",
     "RunConfig": "runs.config",
     "train": "training.train",
     "train_many": "training.train",
@@ -71,6 +75,7 @@ if TYPE_CHECKING:
     from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
     from jaxrl.data.transition import Transition
     from jaxrl.envs.make import make_envs
+    from jaxrl.envs.on_device import DeviceEnvs, collect, evaluate_on_device, make_device_envs
     from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
     from jaxrl.loggers.logger import Logger
     from jaxrl.ops.distributions import (
