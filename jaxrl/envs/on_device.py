@@ -21,6 +21,7 @@ from gymnasium import spaces
 from jax import Array
 
 from jaxrl.data.transition import Transition
+from jaxrl.envs.device_backends import DEVICE_BACKENDS, check_env, find_task
 from jaxrl.envs.device_spaces import flatten_observations, to_env_actions
 from jaxrl.envs.episodes import DEFAULT_MAX_STEPS
 from jaxrl.envs.faults import MAX_FAULTS_PER_EPISODE
@@ -182,19 +183,21 @@ def make_device_envs(env: Any, num_envs: int, backend: str = "jax") -> DeviceEnv
     """N environments on the device.
 
     Args:
-      env: the name of a task that the backend has, or an object with the functions that this module describes.
+      env: the name of a task that the backend has, or an object with the parts that this module describes. It must be
+        hashable, as a frozen dataclass is. If it has a `num_first_states`, DeviceEnvs has that.
       num_envs: N.
-      backend: "jax" for the built-in tasks.
+      backend: "jax" for the built-in tasks; "gymnax" for those of gymnax, 1.0 or newer (an extra).
 
     Raises:
-      BadInput: there is no such task (with the nearest names), or the environment cannot work.
+      BadInput: there is no such task (with the nearest names), or the environment cannot work; one line says why.
     """
-    from jaxrl.envs.tasks.cartpole import CartPole
-
-    if env == "CartPole-v1":
-        env = CartPole()
-    if num_envs < 1:
-        raise BadInput(f"num_envs is {num_envs}: it must be at least 1")
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+        raise BadInput(f"num_envs is {num_envs!r}: it must be a whole number, and at least 1")
+    if isinstance(env, str):
+        env = find_task(env, backend)
+    elif backend not in DEVICE_BACKENDS:
+        raise BadInput(f"backend {backend!r} is not on the device: it must be one of {', '.join(DEVICE_BACKENDS)}")
+    check_env(env)
     return DeviceEnvs(env, num_envs, env.time_limit, getattr(env, "num_first_states", 0))
 
 
@@ -252,8 +255,8 @@ def evaluate_on_device(
 
     Returns:
       Episode returns and lengths, `(num_episodes,)` each, environment by environment. Where an environment has
-      more than `MAX_FAULTS_PER_EPISODE` faults without finishing an episode, nothing more is run: what is missing has the return
-      NaN and the length 0.
+      more than `MAX_FAULTS_PER_EPISODE` faults without finishing an episode, nothing more is run: what is missing has
+      the return NaN and the length 0.
     """
     limit = DEFAULT_MAX_STEPS if envs.time_limit is None else envs.time_limit
     envs = dataclasses.replace(envs, num_envs=min(envs.num_envs, num_episodes), time_limit=limit)
