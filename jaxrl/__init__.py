@@ -49,6 +49,7 @@ _HOME = {
     "OnPolicySettings": "algos.algorithm",
     "OffPolicySettings": "algos.algorithm",
     "ReplaySettings": "algos.algorithm",
+    "behaviour_policy": "runs.behaviour",
     "register": "runs.algorithms",
     "Logger": "loggers.logger",
     "make_envs": "envs.make",
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from jaxrl.ops.losses import adapt_kl_coef, clipped_surrogate
     from jaxrl.ops.returns import gae, td_target
     from jaxrl.runs.algorithms import register
+    from jaxrl.runs.behaviour import behaviour_policy
     from jaxrl.runs.config import RunConfig
     from jaxrl.storage.policy import load_policy
     from jaxrl.training.train import train, train_many

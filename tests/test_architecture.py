@@ -193,7 +193,7 @@ def test_public_names_are_there():
         "Replay replay_init replay_add replay_sample gae td_target clipped_surrogate kl_divergence "
         "Categorical MultiCategorical DiagGaussian TanhGaussian Deterministic "
         "adapt_kl_coef RunConfig make_envs train load_policy Algorithm OnPolicySettings OffPolicySettings register "
-        "Logger DeviceEnvs make_device_envs collect evaluate_on_device"
+        "Logger DeviceEnvs make_device_envs behaviour_policy collect evaluate_on_device"
     )
     for name in names.split():
         assert getattr(jaxrl, name).__name__ == name

@@ -16,8 +16,9 @@ LARGEST = float(np.finfo(np.float32).max)  # What gymnax writes for an infinite 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GymnaxTask:
-    """An environment of gymnax, without its autoreset and its time limit. It is equal to itself alone: parameters may be
-    arrays.
+    """An environment of gymnax, without its autoreset and its time limit.
+
+    Its parameters may be arrays, so that it is equal to itself alone.
 
     Attributes:
       env: a gymnax Environment.
