@@ -21,6 +21,7 @@ from gymnasium import spaces
 from jax import Array
 
 from jaxrl.data.transition import Transition
+from jaxrl.device import compiled
 from jaxrl.envs.device_backends import DEVICE_BACKENDS, check_env, find_task
 from jaxrl.envs.device_spaces import flatten_observations, to_env_actions
 from jaxrl.envs.episodes import DEFAULT_MAX_STEPS
@@ -97,6 +98,7 @@ class DeviceEnvs:
         """That of a single environment."""
         return self.env.action_space
 
+    @compiled
     def reset(self, key: Array) -> DeviceEnvState:
         """Begins an episode in every environment.
 
@@ -127,6 +129,7 @@ class DeviceEnvs:
         env_state, transition, _ = self.step_counted(env_state, action)
         return env_state, transition
 
+    @compiled
     def step_counted(self, env_state: DeviceEnvState, action: Any) -> tuple[DeviceEnvState, Transition, Episodes]:
         """`step`, and the episodes that ended on it."""
         key, step_key, first_key = jax.random.split(env_state.key, 3)
