@@ -27,8 +27,8 @@ def observer_on_device(normalizer: Normalizer | None) -> Callable[[Array], Array
     """
     if normalizer is None or normalizer.obs is None:
         return lambda obs: obs
-    mean, scale = normalizer.obs.mean, 1 / jnp.sqrt(normalizer.obs.var + EPSILON)
-    return lambda obs: jnp.clip((obs - mean) * scale, -CLIP, CLIP)
+    mean, scale = jnp.asarray(normalizer.obs.mean), 1 / jnp.sqrt(normalizer.obs.var + EPSILON)
+    return lambda obs: jnp.clip((obs - mean.astype(obs.dtype)) * scale.astype(obs.dtype), -CLIP, CLIP)
 
 
 def moments_update_on_device(moments: Moments, x: Array, weight: Array) -> Moments:
@@ -45,6 +45,7 @@ def moments_update_on_device(moments: Moments, x: Array, weight: Array) -> Momen
     Returns:
       The new moments; the same where no row counts.
     """
+    x = x.astype(moments.mean.dtype)
     rows = weight.reshape(-1, *(1,) * moments.mean.ndim)
     x = jnp.where(rows > 0, x.reshape(-1, *moments.mean.shape), 0)
     count = rows.sum()

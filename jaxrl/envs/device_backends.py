@@ -110,6 +110,7 @@ def _shapes(name: str, what: str, count: int, function: Callable[..., Any], *arg
 
 def _difference(first: Any, after: Any) -> str:
     """In which way two trees of shapes differ; nothing where they do not."""
+    alike = jax.tree.structure(first) == jax.tree.structure(after)
     first, after = (
         {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
         for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (first, after))
@@ -122,7 +123,7 @@ def _difference(first: Any, after: Any) -> str:
             before, now = getattr(first[path], trait), getattr(after[path], trait)
             if before != now:
                 return f"reset gives the {'type' if trait == 'dtype' else trait} {before}{where}, and step {now}"
-    return ""
+    return "" if alike else "one is another kind of tree, as a list and a tuple are"
 
 
 def _check_observation(name: str, space: spaces.Space, obs: Any) -> None:
