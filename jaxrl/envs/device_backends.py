@@ -24,7 +24,12 @@ BUILT_IN: dict[str, Callable[[], Any]] = {
     "MountainCarContinuous-v0": MountainCarContinuous,
     "Pendulum-v1": Pendulum,
 }
-DEVICE_BACKENDS = {"jax": None, "gymnax": "jaxrl.envs.gymnax_tasks"}  # Each with the module that has its tasks.
+# Each backend with the module that has its tasks.
+DEVICE_BACKENDS = {
+    "jax": None,
+    "gymnax": "jaxrl.envs.gymnax_tasks",
+    "playground": "jaxrl.envs.playground_tasks",
+}
 PARTS = "reset", "step", "observation_space", "action_space", "time_limit"
 
 
@@ -110,7 +115,7 @@ def _shapes(name: str, what: str, count: int, function: Callable[..., Any], *arg
 
 def _difference(first: Any, after: Any) -> str:
     """In which way two trees of shapes differ; nothing where they do not."""
-    alike = jax.tree.structure(first) == jax.tree.structure(after)
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (first, after)]
     first, after = (
         {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
         for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (first, after))
@@ -123,7 +128,7 @@ def _difference(first: Any, after: Any) -> str:
             before, now = getattr(first[path], trait), getattr(after[path], trait)
             if before != now:
                 return f"reset gives the {'type' if trait == 'dtype' else trait} {before}{where}, and step {now}"
-    return "" if alike else "one is another kind of tree, as a list and a tuple are"
+    return "" if structures[0] == structures[1] else "one is another kind of tree, as a list and a tuple are"
 
 
 def _check_observation(name: str, space: spaces.Space, obs: Any) -> None:

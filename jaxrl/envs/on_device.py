@@ -187,9 +187,11 @@ def make_device_envs(env: Any, num_envs: int, backend: str = "jax") -> DeviceEnv
 
     Args:
       env: the name of a task that the backend has, or an object with the parts that this module describes. It must be
-        hashable, as a frozen dataclass is. If it has a `num_first_states`, DeviceEnvs has that.
+        hashable, as a frozen dataclass is. Where its reset costs much more than a step, its attribute
+        `num_first_states` says how many first states there are to be; no more than N are made.
       num_envs: N.
-      backend: "jax" for the built-in tasks; "gymnax" for those of gymnax, 1.0 or newer (an extra).
+      backend: "jax" for the built-in tasks; "gymnax" for those of gymnax, 1.0 or newer, and "playground" for those of
+        MuJoCo Playground (extras).
 
     Raises:
       BadInput: there is no such task (with the nearest names), or the environment cannot work; one line says why.
@@ -201,7 +203,7 @@ def make_device_envs(env: Any, num_envs: int, backend: str = "jax") -> DeviceEnv
     elif backend not in DEVICE_BACKENDS:
         raise BadInput(f"backend {backend!r} is not on the device: it must be one of {', '.join(DEVICE_BACKENDS)}")
     check_env(env)
-    return DeviceEnvs(env, num_envs, env.time_limit, getattr(env, "num_first_states", 0))
+    return DeviceEnvs(env, num_envs, env.time_limit, min(getattr(env, "num_first_states", 0), num_envs))
 
 
 def collect(envs: DeviceEnvs, env_state: DeviceEnvState, act: Act, num_steps: int) -> tuple[DeviceEnvState, Transition]:
@@ -262,7 +264,8 @@ def evaluate_on_device(
       the return NaN and the length 0.
     """
     limit = DEFAULT_MAX_STEPS if envs.time_limit is None else envs.time_limit
-    envs = dataclasses.replace(envs, num_envs=min(envs.num_envs, num_episodes), time_limit=limit)
+    many = num_episodes if envs.num_first_states else 0
+    envs = DeviceEnvs(envs.env, min(envs.num_envs, num_episodes), limit, many)
     share, more = divmod(num_episodes, envs.num_envs)
     quota = jnp.where(jnp.arange(envs.num_envs) < more, share + 1, share)
     env_state = envs.reset(key)

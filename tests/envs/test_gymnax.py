@@ -31,7 +31,7 @@ def random_actions(space):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_gives_true_transitions(name):
-    """gymnax's `step_env` and `is_truncated` are the oracle: at each state that was met, with the same key and action,
+    """Its `step_env` and `is_truncated` are the oracle: at each state that was met, with the same key and action,
     they say the same of the successor and of both ends."""
     envs = make_device_envs(name, N, "gymnax")
     env, params = envs.env.env, envs.env.params
