@@ -1,4 +1,4 @@
-"""Tasks of MuJoCo Playground for the device, without its training wrapper, which loses an episode's last observation."""
+"""Tasks of MuJoCo Playground for the device, without its training wrapper, which loses the last observations."""
 
 import dataclasses
 import functools
