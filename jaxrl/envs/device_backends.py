@@ -29,6 +29,7 @@ DEVICE_BACKENDS = {
     "jax": None,
     "gymnax": "jaxrl.envs.gymnax_tasks",
     "playground": "jaxrl.envs.playground_tasks",
+    "envelope": "jaxrl.envs.envelope_tasks",
 }
 PARTS = "reset", "step", "observation_space", "action_space", "time_limit"
 

@@ -190,8 +190,8 @@ def make_device_envs(env: Any, num_envs: int, backend: str = "jax") -> DeviceEnv
         hashable, as a frozen dataclass is. Where its reset costs much more than a step, its attribute
         `num_first_states` says how many first states there are to be; no more than N are made.
       num_envs: N.
-      backend: "jax" for the built-in tasks; "gymnax" for those of gymnax, 1.0 or newer, and "playground" for those of
-        MuJoCo Playground (extras).
+      backend: "jax" for the built-in tasks; "gymnax" for those of gymnax, 1.0 or newer, "playground" for those of
+        MuJoCo Playground, and "envelope" for those of jax-envelope, `suite::task` (extras).
 
     Raises:
       BadInput: there is no such task (with the nearest names), or the environment cannot work; one line says why.

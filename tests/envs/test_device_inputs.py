@@ -31,7 +31,11 @@ def altered(**parts):
 def test_names_that_are_none():
     assert "did you mean CartPole-v1?" in refused("cartpole-v0", "backend jax has no environment cartpole-v0")
     assert "Acrobot-v1, CartPole-v1, " in refused("Xyzzy", "backend jax has no environment Xyzzy: it has")
-    refused("CartPole-v1", "backend 'brax' is not on the device: it must be one of jax, gymnax", backend="brax")
+    refused(
+        "CartPole-v1",
+        "backend 'brax' is not on the device: it must be one of jax, gymnax, playground, envelope",
+        backend="brax",
+    )
     refused(Noisy(), "backend 'brax' is not on the device", backend="brax")
 
 
