@@ -1,5 +1,6 @@
 """Where environments on the device come from: tasks by name, and the check of an object of one's own."""
 
+import functools
 import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -73,13 +74,19 @@ def check_env(env: Any) -> None:
         hash(env)
     except TypeError as error:
         raise BadInput(f"environment {name} cannot be hashed: it must be, as a frozen dataclass is") from error
-    limit = env.time_limit
+    _check_shapes(env)
+
+
+@functools.lru_cache(maxsize=64)
+def _check_shapes(env: Any) -> None:
+    """The rest of `check_env`, once for each environment: to trace its functions may take seconds."""
+    name, limit = type(env).__name__, env.time_limit
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise BadInput(f"environment {name} has the time_limit {limit!r}: it must be a whole number of steps, or None")
     layout(env.observation_space)
     action = _some_action(env.action_space)
     key = jax.eval_shape(jax.random.key, 0)
-    first, after = _shapes(name, "reset", 2, env.reset, key), None
+    first = _shapes(name, "reset", 2, env.reset, key)
     after = _shapes(name, "step", 4, env.step, first[0], action, key)
     for what, given, stepped in zip(("state", "observation"), first, after[:2], strict=True):
         if difference := _difference(given, stepped):

@@ -1,5 +1,6 @@
 """Observations and actions of environments on the device, between their spaces and what networks see and give."""
 
+import math
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from gymnasium import spaces
 from jax import Array
 
 from jaxrl.data.spaces import Binary, OneHot, layout, layout_parts
+from jaxrl.errors import BadInput
 
 
 def flatten_observations(space: spaces.Space, obs: Any, num_rows: int) -> Array:
@@ -53,8 +55,15 @@ def to_env_actions(space: spaces.Space, action: Array, num_rows: int) -> tuple[A
 
     Returns:
       The actions, `(num_rows, *shape)`, and whether each is finite and, but for a Box, in its space, `(num_rows,)`.
+
+    Raises:
+      BadInput: the actions have another shape.
     """
-    action = jnp.reshape(action, (num_rows, *(space.shape or ())))
+    action, shape = jnp.asarray(action), (num_rows, *(space.shape or ()))
+    size = math.prod(shape[1:])
+    if action.shape not in {shape, (num_rows, size), *([(num_rows,)] if size == 1 else [])}:
+        raise BadInput(f"actions have the shape {action.shape}: it must be {shape}")
+    action = jnp.reshape(action, shape)
     dtype = jax.dtypes.canonicalize_dtype(space.dtype)
     if isinstance(space, spaces.Box):
         fits = jnp.isfinite(action)

@@ -235,6 +235,8 @@ def collect_counted(
         env_state, transition, episodes = envs.step_counted(env_state._replace(key=key), env_action)
         return env_state, (transition._replace(action=action), episodes)
 
+    if num_steps < 1:
+        raise BadInput(f"num_steps is {num_steps}: it must be at least 1")
     env_state = envs.renew_first_states(env_state)
     env_state, (rollout, episodes) = jax.lax.scan(step, env_state, length=num_steps)
     broken = ~rollout.valid[1:] & rollout.valid[:-1] & ~rollout.terminated[:-1]
@@ -263,6 +265,8 @@ def evaluate_on_device(
       more than `MAX_FAULTS_PER_EPISODE` faults without finishing an episode, nothing more is run: what is missing has
       the return NaN and the length 0.
     """
+    if num_episodes < 1:
+        raise BadInput(f"num_episodes is {num_episodes}: it must be at least 1")
     limit = DEFAULT_MAX_STEPS if envs.time_limit is None else envs.time_limit
     many = num_episodes if envs.num_first_states else 0
     envs = DeviceEnvs(envs.env, min(envs.num_envs, num_episodes), limit, many)

@@ -5,13 +5,14 @@ import sys
 import types
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from device_tasks import Noisy, ScriptedOnDevice
 from gymnasium import spaces
 
-from jaxrl import BadInput, make_device_envs
+from jaxrl import BadInput, collect, evaluate_on_device, make_device_envs
 from jaxrl.envs import gymnax_tasks
 
 
@@ -101,6 +102,20 @@ def test_structures_that_are_not_alike_though_their_leaves_are():
 def test_one_that_can_work_passes():
     for env in (Noisy(), ScriptedOnDevice(), altered(num_first_states=3)):
         assert make_device_envs(env, 2).env is env
+
+
+def test_calls_that_cannot_be_made():
+    envs = make_device_envs(Noisy(), 2)
+    state = envs.reset(jax.random.key(0))
+    for call, words in (
+        (lambda: collect(envs, state, None, 0), "num_steps is 0: it must be at least 1"),
+        (lambda: evaluate_on_device(envs, None, state.key, 0), "num_episodes is 0: it must be at least 1"),
+        (lambda: envs.step(state, jnp.zeros((2, 3))), "actions have the shape (2, 3): it must be (2, 1)"),
+        (lambda: envs.step(state, jnp.zeros(())), "actions have the shape (): it must be (2, 1)"),
+    ):
+        with pytest.raises(BadInput) as caught:
+            call()
+        assert str(caught.value) == words
 
 
 @pytest.fixture
