@@ -57,9 +57,14 @@ _HOME = {
     "OnPolicySettings": "algos.algorithm",
     "OffPolicySettings": "algos.algorithm",
     "ReplaySettings": "algos.algorithm",
+    "behaviour_policy": "runs.behaviour",
     "register": "runs.algorithms",
     "Logger": "loggers.logger",
     "make_envs": "envs.make",
+    "DeviceEnvs": "envs.on_device",
+    "make_device_envs": "envs.on_device",
+    "collect": "envs.on_device",
+    "evaluate_on_device": "envs.on_device",
     "RunConfig": "runs.config",
     "train": "training.train",
     "train_many": "training.train",
@@ -83,6 +88,7 @@ if TYPE_CHECKING:
     from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
     from jaxrl.data.transition import Transition
     from jaxrl.envs.make import make_envs
+    from jaxrl.envs.on_device import DeviceEnvs, collect, evaluate_on_device, make_device_envs
     from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
     from jaxrl.loggers.logger import Logger
     from jaxrl.ops.distributions import (
@@ -97,6 +103,7 @@ if TYPE_CHECKING:
     from jaxrl.ops.returns import gae, td_target
     from jaxrl.ops.sequences import leave_one_out
     from jaxrl.runs.algorithms import register
+    from jaxrl.runs.behaviour import behaviour_policy
     from jaxrl.runs.config import RunConfig
     from jaxrl.storage.policy import load_policy
     from jaxrl.training.train import train, train_many

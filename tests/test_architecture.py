@@ -193,8 +193,8 @@ def test_public_names_are_there():
         "Replay replay_init replay_add replay_sample gae td_target clipped_surrogate kl_divergence "
         "Categorical MultiCategorical DiagGaussian TanhGaussian Deterministic "
         "adapt_kl_coef RunConfig make_envs train load_policy Algorithm OnPolicySettings OffPolicySettings register "
-        "Logger RLOOConfig RLOOState rloo_init rloo_update check_completions Completions leave_one_out "
-        "sample_completions"
+        "Logger DeviceEnvs make_device_envs behaviour_policy collect evaluate_on_device "
+        "RLOOConfig RLOOState rloo_init rloo_update check_completions Completions leave_one_out sample_completions"
     )
     for name in names.split():
         assert getattr(jaxrl, name).__name__ == name

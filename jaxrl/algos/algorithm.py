@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxrl.errors import BadInput
@@ -72,28 +73,38 @@ def accept(run: Any) -> None:
     """Every run can work."""
 
 
-def sample(output: Any, rng: Any, settings: Any, bounds: Any) -> tuple[Any, Any]:
+def sample(output: Any, source: Any, settings: Any, bounds: Any) -> tuple[Any, Any]:
     """An action drawn from a distribution, as it is recorded and as the environment gets it."""
-    action = output.sample(rng)
+    action = _draw(output, source)
     return action, output.to_env(action)
 
 
 def add_noise(
-    output: Any, rng: np.random.Generator, settings: OffPolicySettings, bounds: tuple[np.ndarray, np.ndarray]
+    output: Any, source: Any, settings: OffPolicySettings, bounds: tuple[np.ndarray, np.ndarray]
 ) -> tuple[Any, Any]:
     """The deterministic action with Gaussian noise, clipped to the bounds."""
     low, high = bounds
     mode = output.mode()
+    if not isinstance(source, np.random.Generator):
+        noise = settings.exploration_noise * (high - low) / 2 * jax.random.normal(source, mode.shape, mode.dtype)
+        action = (mode + noise).clip(low, high).astype(mode.dtype)
+        return action, action
     with np.errstate(all="ignore"):
-        noise = settings.exploration_noise * (high - low) / 2 * rng.standard_normal(mode.shape)
+        noise = settings.exploration_noise * (high - low) / 2 * source.standard_normal(mode.shape)
         action = np.clip(mode + noise, low, high).astype(np.float32)
     return action, action
 
 
-def sample_in_units(output: Any, rng: np.random.Generator, settings: Any, bounds: Any) -> tuple[Any, Any]:
+def sample_in_units(output: Any, source: Any, settings: Any, bounds: Any) -> tuple[Any, Any]:
     """An action drawn from a distribution, recorded as the environment gets it: in its units, within the bounds."""
-    action = np.asarray(output.to_env(output.sample(rng)), np.float32)
+    action = output.to_env(_draw(output, source))
+    action = np.asarray(action, np.float32) if isinstance(source, np.random.Generator) else action
     return action, action
+
+
+def _draw(output: Any, source: Any) -> Any:
+    """An action, drawn in NumPy where `source` is a Generator, and in JAX where it is a key."""
+    return output.sample(source) if isinstance(source, np.random.Generator) else output.sample_jax(source)
 
 
 def no_horizon(config: Any, updates: float) -> Any:
@@ -125,9 +136,9 @@ class Algorithm(NamedTuple):
       presets: `(env id) -> settings by name` of the tasks that have their own.
       defaults: settings by name that this row has where others have another default.
       check: `(run) -> None`; raises BadInput, in one line, where the run cannot work whatever the environment.
-      explore: `(output, rng, settings, bounds) -> (action, env_action)`: the action that is recorded, and the one that
-        the environment gets. `rng` is a NumPy Generator; `bounds` are the lowest and the highest actions of a Box,
-        `(A,)` each, and None for another space.
+      explore: `(output, source, settings, bounds) -> (action, env_action)`: the action that is recorded, and the one
+        that the environment gets. `source` is a NumPy Generator, or on the device a JAX key; `bounds` are the lowest
+        and the highest actions of a Box, `(A,)` each, and None for another space.
       horizon: `(config, updates) -> config` that anneals over so many updates; the same object where nothing anneals.
       update_actor, update_critic: two halves of `update`, or None where it has none. The first gives the state with its
         new actor, and what the second needs; `update_critic(state.critic, that) -> (critic, metrics)`. The next

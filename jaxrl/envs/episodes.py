@@ -4,6 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Steps of an episode of an evaluation where the task has no limit of its own: ten times the longest limit of
+# Gymnasium's own tasks, and still a matter of seconds where a step takes ten microseconds.
+DEFAULT_MAX_STEPS = 20_000
+
 
 class FinishedEpisode(NamedTuple):
     """One episode that ended on the last step: which environment's, the sum of its rewards, its number of steps."""

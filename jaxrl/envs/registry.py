@@ -25,7 +25,7 @@ def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
         lowered = {name.lower(): name for name in gym.registry if not REMOVED_IDS.fullmatch(name)}
         unnamed = "" if module else f"an id that a package of yours registers is named with its module, module:{name}"
         known = not isinstance(error, gym.error.NamespaceNotFound)
-        hint = (known and _similar(name, lowered)) or unnamed or "gymnasium.pprint_registry() lists the known ones"
+        hint = (known and nearest_names(name, lowered)) or unnamed or "gymnasium.pprint_registry() lists the known ones"
         raise BadInput(f"there is no environment {env_id}: {hint}") from error
 
 
@@ -37,7 +37,7 @@ def find_callable(name: str, what: str) -> Callable[..., Any]:
     found = _import(module, f"{what} {name}")
     for part in path.split("."):
         if not hasattr(found, part):
-            hint = _similar(part, {each.lower(): each for each in dir(found)})
+            hint = nearest_names(part, {each.lower(): each for each in dir(found)})
             raise BadInput(f"{what} {name} cannot be imported: {module} has no {path}{hint and '; ' + hint}")
         found = getattr(found, part)
     if not callable(found):
@@ -54,6 +54,17 @@ def is_native(env: Any) -> bool:
     return spec.vector_entry_point is not None and not env.startswith(("phys2d/", "tabular/"))
 
 
+def nearest_names(name: str, known: dict[str, str]) -> str:
+    """Returns "did you mean ...?" with those of the known names that are like `name`, or nothing where none is.
+
+    Args:
+      name: that nobody knows.
+      known: the names, by themselves in lower case.
+    """
+    near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)]
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
 def _import(module: str, whose: str) -> Any:
     try:
         return importlib.import_module(module)
@@ -61,8 +72,3 @@ def _import(module: str, whose: str) -> Any:
         raise EnvironmentLost(f"{whose}: the module {module} called sys.exit while it was imported") from error
     except Exception as error:  # Whatever the user's module does while it is imported.
         raise BadInput(f"{whose} cannot be imported: {one_line(error)}") from error
-
-
-def _similar(name: str, known: dict[str, str]) -> str:
-    near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)]
-    return f"did you mean {' or '.join(near)}?" if near else ""

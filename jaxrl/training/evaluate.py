@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from jaxrl.envs.episodes import FinishedEpisode
+from jaxrl.envs.episodes import DEFAULT_MAX_STEPS, FinishedEpisode
 from jaxrl.envs.faults import Fault
 from jaxrl.envs.make import EnvLike, make_envs, steps_natively
 from jaxrl.envs.vector import Envs
 
 MAX_ENVS_IN_TURN = 10  # More environments that step one after the other would only cost time to build.
-# Steps of an episode where the task has no limit of its own: ten times the longest limit of Gymnasium's own tasks, and
-# still a matter of seconds where a step takes ten microseconds.
-DEFAULT_MAX_STEPS = 20_000
 
 
 def make_eval_envs(
