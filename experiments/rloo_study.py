@@ -34,7 +34,7 @@ from jaxrl.studies.script import Parser
 from jaxrl.studies.tables import read_rows
 
 COUNTS = 2, 4, 8
-EACH = 8  # Completions of a prompt.
+EACH = 16  # Completions of a prompt, for variance.
 GOOD = 0.9
 NAMES = {"rloo": "RLOO", "batch_mean": "REINFORCE, batch mean", "reinforce": "REINFORCE, no baseline"}
 
@@ -61,30 +61,17 @@ def ends(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def curves(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """The evaluations of runs, once in each panel that they belong to."""
+    """The evaluations of runs, in a panel for each policy that they began with."""
     found = []
     for run in runs:
         settings = read_settings(run)
-        plain = settings.completions == 4 and settings.kl_coef == Settings.kl_coef
-        panels = {
-            "baseline (K = 4)": (plain, NAMES.get(settings.algo, settings.algo)),
-            "completions of a prompt": (
-                settings.algo == "rloo" and settings.kl_coef == Settings.kl_coef,
-                f"K = {settings.completions}",
-            ),
-            "KL coefficient (K = 4)": (
-                settings.algo == "rloo" and settings.completions == 4,
-                f"kl_coef {settings.kl_coef:g}",
-            ),
-        }
         drawn = settings.prompts * settings.completions
+        name = f"{NAMES.get(settings.algo, settings.algo)}, K = {settings.completions}"
+        name += "" if settings.kl_coef == Settings.kl_coef else f", kl_coef {settings.kl_coef:g}"
+        panel = f"{settings.task}, from {Path(settings.start or 'nothing').name}"
         for row in read_rows(run / "evaluations.csv"):
-            for panel, (belongs, name) in panels.items():
-                if belongs:
-                    found.append(
-                        {"env": f"{settings.task}, {panel}", "variant": name, "seed": settings.seed}
-                        | {"step": int(row["step"]) * drawn, "mean_return": float(row["mean_return"])}
-                    )
+            known = {"env": panel, "variant": name, "seed": settings.seed, "step": int(row["step"]) * drawn}
+            found.append(known | {"mean_return": float(row["mean_return"])})
     return sorted(found, key=lambda row: (row["env"], row["variant"], row["seed"], row["step"]))
 
 
@@ -190,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("what", choices=("ends", "curves", "variance", "speed"))
     parser.add_argument("sources", nargs="*", help="folders of runs; for variance NAME=RUN_DIR")
     parser.add_argument("--out", type=Path, required=True, help="the table to write")
-    parser.add_argument("--prompts", type=int, default=256, help="prompts of variance [256]")
+    parser.add_argument("--prompts", type=int, default=128, help="prompts of variance [128]")
     given = parser.parse_args(argv)
     try:
         if given.what == "speed":

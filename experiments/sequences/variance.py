@@ -20,13 +20,16 @@ class Spread(NamedTuple):
       estimate: one of `ESTIMATES`.
       measured: the trace of its covariance, in units of the mean squared norm of `grad log pi(y)`.
       error: the standard error of `measured` over prompts.
-      predicted: the same if that norm had nothing to do with the reward.
+      sampled: the part of it that comes from the completions, the prompt given. The rest are differences between the
+        gradients of prompts, which no baseline and no number of completions takes away.
+      predicted: `sampled`, to first order: if that norm had nothing to do with the reward.
     """
 
     completions: int
     estimate: str
     measured: float
     error: float
+    sampled: float
     predicted: float
 
 
@@ -62,7 +65,7 @@ def spreads(policy: Any, params: Any, rows: Completions, each: int, counts: tupl
     Args:
       policy, params: as of `rloo_init`.
       rows: completions with their rewards, `each` of every prompt, one prompt after the other.
-      each: completions of a prompt, a multiple of each K: they are taken as `each / K` groups.
+      each: completions of a prompt, a multiple of twice each K: they are taken as `each / K` groups.
       counts: the Ks.
     """
 
@@ -78,6 +81,7 @@ def spreads(policy: Any, params: Any, rows: Completions, each: int, counts: tupl
     reward = np.asarray(rows.reward, np.float64).reshape(-1, each)
     prompts, kinds = len(reward), [(count, estimate) for count in counts for estimate in ESTIMATES]
     squares = {kind: np.zeros(prompts) for kind in kinds}  # The mean squared norm of the estimates of each prompt.
+    sampled = dict.fromkeys(kinds, 0.0)  # The variance of these within a prompt, the mean over prompts.
     sums: dict[tuple[int, str], Any] = dict.fromkeys(kinds, 0.0)
     norm = 0.0
     for at in range(prompts):
@@ -89,6 +93,7 @@ def spreads(policy: Any, params: Any, rows: Completions, each: int, counts: tupl
             weights = advantages(estimate, groups, reward.mean()) / count
             found = np.einsum("gk,gkd->gd", weights, score.reshape(len(groups), count, -1))
             squares[count, estimate][at] = np.square(found).sum(1).mean()
+            sampled[count, estimate] += found.var(axis=0, ddof=1).sum() / prompts
             sums[count, estimate] = sums[count, estimate] + found.mean(0) / prompts
     result = []
     for count, estimate in kinds:
@@ -96,5 +101,6 @@ def spreads(policy: Any, params: Any, rows: Completions, each: int, counts: tupl
         variance = square.mean() - np.square(sums[count, estimate]).sum()
         error = square.std(ddof=1) / np.sqrt(prompts)
         expected = predicted(estimate, count, *moments(reward))
-        result.append(Spread(count, estimate, float(variance / norm), float(error / norm), expected))
+        measured, error, inside = (float(x / norm) for x in (variance, error, sampled[count, estimate]))
+        result.append(Spread(count, estimate, measured, error, inside, expected))
     return result

@@ -156,6 +156,8 @@ def test_measured_spreads_are_those_of_enumerated_groups(float64):
         # What the prompts share is the place alone.
         mean = 2 * np.square(by_prompt).sum() + np.square(by_prompt.sum(0)).sum()
         assert found[name].measured == pytest.approx((3 * np.square(each).sum(1).mean() - mean) / norm)
+        inside = sum(3 * each[half].var(axis=0, ddof=1).sum() / 2 for half in (slice(9), slice(9, 18)))
+        assert found[name].sampled == pytest.approx(inside / norm)
         assert found[name].predicted == pytest.approx(predicted(name, 2, *moments(reward.reshape(2, 18))))
 
 
@@ -235,7 +237,8 @@ def test_a_run_goes_on_from_anothers_policy_and_the_study_reads_both(tmp_path, w
             return list(csv.DictReader(file))
 
     rows = read("curves", str(run))
-    assert [(row["variant"], row["step"]) for row in rows] == [("K = 2", "0"), ("K = 2", "32")]
+    found = [(row["env"], row["variant"], row["step"]) for row in rows]
+    assert found == [("add, from run", "RLOO, K = 2", "0"), ("add, from run", "RLOO, K = 2", "32")]
     rows = read("ends", str(run), str(whole))
     assert [(row["algorithm"], row["updates"]) for row in rows] == [("rloo", "4"), ("rloo", "16")]
     assert [row["at the start"] for row in rows] == [f"{float(other[i]):.1%}" for i in (-1, 3)]

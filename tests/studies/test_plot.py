@@ -177,6 +177,7 @@ SHOWN = ["clip 0.2", "fixed KL 1", "adaptive KL 0.01", "neither"]
         ("cartpole", "cartpole.csv", None),
         ("ppo", "ppo.csv", None),
         ("paper", "paper.csv", SHOWN),
+        ("rloo", "rloo/curves.csv", None),
     ],
 )
 def test_a_committed_figure_is_what_its_command_draws_from_committed_data(name, pattern, only):
