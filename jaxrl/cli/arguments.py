@@ -29,6 +29,7 @@ NAMES = (
     "--resume",
     "--video",
 )  # Flags whose values are names.
+MAY_MOVE = "total_steps", "num_devices", "updates_per_call"  # What a run that resumes may be told anew.
 REPEATABLE = "--sweep", "--wrapper"
 
 
@@ -62,22 +63,25 @@ def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
 
 
 def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
-    """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it."""
+    """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it, and where on the
+    device it runs."""
     named = dict.fromkeys(("--resume", "--env", "--algo", "--networks"))
-    parser = _lenient_parser(**named, **{"--total-steps": str(run.total_steps)})
+    parser = _lenient_parser(**named, **dict.fromkeys(f"--{name.replace('_', '-')}" for name in MAY_MOVE))
     parser.add_argument("--wrapper", nargs="*", default=[])
     given, others = _leniently(parser, argv)
     _check_named(run, given.env, tuple(given.wrapper), given.networks)
     if others:
         raise BadInput(f"{others[0]} cannot be given with --resume: the run keeps its settings, all but --total-steps")
-    try:
-        total_steps = int(_spelled_out(given.total_steps))
-    except ValueError as error:
-        raise BadInput(f"--total-steps {given.total_steps} is no whole number") from error
+    moved = {name: getattr(given, name) for name in MAY_MOVE if getattr(given, name) is not None}
+    for name, word in moved.items():
+        try:
+            moved[name] = int(_spelled_out(word))
+        except ValueError as error:
+            raise BadInput(f"--{name.replace('_', '-')} {word} is no whole number") from error
     over_all_steps = run.anneals and getattr(run.loop, "anneal_steps", None) is None
-    if total_steps != run.total_steps and over_all_steps:
+    if moved.get("total_steps", run.total_steps) != run.total_steps and over_all_steps:
         raise BadInput("--total-steps cannot change in a run that anneals over it: only one with --anneal-steps can")
-    return dataclasses.replace(run, total_steps=total_steps)
+    return dataclasses.replace(run, **moved)
 
 
 def _check_named(run: "RunConfig", env: str | None, wrapper: tuple[str, ...], networks: str | None) -> None:
