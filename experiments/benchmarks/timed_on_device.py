@@ -138,18 +138,13 @@ def main() -> None:
         print(json.dumps(worker(given.worker, given.envs[0])))
         return
     kinds = [kind for kind in given.kinds if kind != "rejax" or given.rejax]
-    print(
-        "| environments | | " + " | ".join(columns := ["steps/s", "steps/s of processor", "compiling, s", "parameters"])
-    )
-    print("|---|---|" + "---|" * len(columns))
+    print("| environments | | " + " | ".join(FORMATS) + " |")
+    print("|---|---|" + "---|" * len(FORMATS))
     for num_envs in given.envs:
         rounds = [{kind: measured(kind, num_envs, given.rejax) for kind in kinds} for _ in range(given.repeats)]
         for kind in kinds:
             found = {name: statistics.median(each[kind][name] for each in rounds) for name in rounds[0][kind]}
-            cells = [
-                f"{found[name]:,.1f}" if name == "compiling, s" else f"{found[name]:,.0f}" if name in found else ""
-                for name in columns
-            ]
+            cells = [format(found[name], how) if name in found else "" for name, how in FORMATS.items()]
             print(f"| {num_envs:,} | {kind} | " + " | ".join(cells) + " |", flush=True)
 
 

@@ -86,12 +86,14 @@ def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
 
 def _check_named(run: "RunConfig", env: str | None, wrapper: tuple[str, ...], networks: str | None) -> None:
     """What a file names is code to be imported: only whoever gives the command may ask for that."""
+    from jaxrl.runs.on_device import is_on_device
+
     if env is not None and env != run.env:
         raise BadInput(f"--env is {env}, but the run is one on {run.env}: leave it off, or begin a run of its own")
     if networks != run.networks:
         remedy = "leave --networks off" if run.networks is None else f"say --networks {run.networks}, if that is right"
         raise BadInput(f"the run has {run.networks or 'the built-in'} networks: {remedy}")
-    imports = any(isinstance(name, str) and ":" in name for name in (run.env, run.eval_env))
+    imports = not is_on_device(run) and any(isinstance(name, str) and ":" in name for name in (run.env, run.eval_env))
     if (imports and env is None) or wrapper != run.wrapper:
         named = " ".join([f"--env {run.env}", *(["--wrapper"] if run.wrapper else []), *map(str, run.wrapper)])
         raise BadInput(f"the run's environment imports modules of yours: say {named} too, if that is right")

@@ -25,9 +25,9 @@ def run_policy(flags: "EvaluateFlags") -> None:
     _check_flags(flags)
     policy = load_policy(flags.run_dir, networks=flags.networks)
     record = _record_of(flags, policy.notes, policy.wrapper) if flags.recorded else {}
-    env, wrapper = _environment_of(flags, record.get("env", policy.env), policy.wrapper)
-    episodes, seed = record.get("episodes", flags.episodes or 10), record.get("seeds", flags.seed or 0)
     backend = record.get("backend", policy.notes.get("env_backend", "gymnasium"))
+    env, wrapper = _environment_of(flags, record.get("env", policy.env), policy.wrapper, backend in DEVICE_BACKENDS)
+    episodes, seed = record.get("episodes", flags.episodes or 10), record.get("seeds", flags.seed or 0)
     if backend in DEVICE_BACKENDS and (backend != "jax" or not _needs_gymnasium(flags)):
         _run_on_device(flags, policy, env, backend, record)
         return
@@ -140,10 +140,12 @@ def _record_of(flags: "EvaluateFlags", notes: dict[str, Any], wrapper: tuple[str
     return record
 
 
-def _environment_of(flags: "EvaluateFlags", env: str, wrapper: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+def _environment_of(
+    flags: "EvaluateFlags", env: str, wrapper: tuple[str, ...], on_device: bool
+) -> tuple[str, tuple[str, ...]]:
     """The environment to evaluate in and the wrappers around it. What a file names is code to be imported: only whoever
-    gives the command may ask for that."""
-    if flags.env is None and ":" in env:
+    gives the command may ask for that. Names of tasks on the device import nothing."""
+    if flags.env is None and ":" in env and not on_device:
         raise BadInput(f"the policy was trained on {env}, which imports a module: say --env {env} if that is right")
     if not flags.wrapper and wrapper:
         names = " ".join(wrapper)
