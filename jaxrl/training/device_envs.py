@@ -43,7 +43,7 @@ class RunEnvs:
     @functools.cached_property
     def obs(self) -> np.ndarray:
         """Observations of some first states, `(N, S)`: an example."""
-        return np.asarray(jax.jit(self.device_envs.reset)(jax.random.key(0)).obs)
+        return jax.device_get(jax.jit(lambda: self.device_envs.reset(jax.random.key(0)).obs)())
 
     def reset(self, seed: np.random.SeedSequence | Sequence[int]) -> None:
         """Does nothing: where a run begins, its environments were reset when it was prepared, and where it resumes, its

@@ -88,7 +88,7 @@ def noted(report: Report, update: Array, metrics: Array, valid: Array, episodes:
 
     first_fault = (bad.any(1).argmax().astype(jnp.int32) + 1) * valid.shape[1]
     return Report(
-        report.num_updates + ~halted,
+        report.num_updates + (~halted).astype(jnp.int32),
         report.metrics.at[update].set(jnp.where(halted, 0, metrics)),
         report.steps.at[update].set(jnp.where(halted, 0, counts.sum(dtype=jnp.int32))),
         report.num_episodes + ended.sum(dtype=jnp.int32),

@@ -3,6 +3,7 @@ in numbers only, seeds say, can be one call."""
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ def _split(tree: Any, size: int) -> list[Any]:
 def _first_carry(group: Sequence[Runner]) -> Carry:
     """What the first call takes: where each run begins, or goes on."""
     training = group[0].training
-    normalizer = normalizer_on_device(stack_on_host([runner.training.normalizer for runner in group]))
+    normalizer = from_host(normalizer_on_device)(stack_on_host([runner.training.normalizer for runner in group]))
     replay, key = None, None
     if training.memory is not None:
         replay = training.memory.tree
@@ -115,11 +116,11 @@ def _tell(runner: Runner, report: Report, has_learned: bool) -> list[Environment
     """Tells a run, on the host, what became of it in a call. Returns a fault that ends the run, if there was one."""
     training, start = runner.training, runner.training.step
     envs: Any = training.envs
-    episodes, count = list(finished_episodes(report)), int(report.num_updates)
+    episodes, count = deque(finished_episodes(report)), int(report.num_updates)
     for number in range(count):
         end = training.step + int(report.steps[number])
         while episodes and start + episodes[0][0] <= end:
-            offset, envs.finished = episodes.pop(0)
+            offset, envs.finished = episodes.popleft()
             training.step = start + offset
             runner.episodes()
         training.step, envs.finished = end, []
@@ -138,11 +139,11 @@ def _tell(runner: Runner, report: Report, has_learned: bool) -> list[Environment
         envs.faults.append(Fault(int(index), FAULT + times))
     runner.episodes()
     envs.faults = []
-    worst = np.asarray(training.env_state.num_faults)
-    if worst.max() < MAX_FAULTS_PER_EPISODE:
+    worst = jax.device_get(training.env_state.num_faults)
+    if worst.max() <= MAX_FAULTS_PER_EPISODE:
         return []
     envs.failed = True
-    text = f"{FAULT}, and was reset for a fault {MAX_FAULTS_PER_EPISODE} times without finishing an episode"
+    text = f"{FAULT}, and was reset for a fault {worst.max()} times without finishing an episode"
     return [EnvironmentFault(int(worst.argmax()), text, 0)]
 
 
