@@ -190,7 +190,7 @@ DEVICES = """
 import dataclasses, sys
 import jax, numpy as np
 from jaxrl import train
-from test_on_device import PPO, assert_close
+from test_device_runs import PPO, assert_close
 
 def run(num_devices, num_updates):
     kept = []
