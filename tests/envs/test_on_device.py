@@ -1,6 +1,8 @@
 """N environments on the device: true transitions, the same as Gymnasium's under `Envs`; streams of random numbers;
 pools of first states; faults; evaluation."""
 
+import functools
+
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ def wide_actions(key, obs):
     return action / 8, action
 
 
+@functools.cache
 def played(scripts):
     """A rollout of the scripted task, its episodes, and what Gymnasium is to play: of each environment the episodes in
     their order, and some more for the resets that the end of the rollout brings."""
@@ -120,16 +123,11 @@ def test_a_fault_resets_its_environment_alone_as_on_the_host():
     assert np.isfinite(rollout.next_obs).all() and np.isfinite(rollout.reward).all()
 
 
-def test_the_check_of_links_finds_an_environment_that_resets_itself():
-    class ResetsItself(ScriptedOnDevice):
-        def step(self, state, action, key):
-            state, obs, reward, terminated = super().step(state, action, key)
-            first, first_obs = self.reset(key)
-            return jnp.where(terminated, first, state), jnp.where(terminated, first_obs, obs), reward, terminated
-
-    envs = make_device_envs(ResetsItself(), N)
-    _, rollout = collect(envs, envs.reset(jax.random.key(1)), wide_actions, T)
-    assert linked(rollout) > 5
+def test_the_check_of_links_finds_what_an_autoreset_gives():
+    """There, the successor of an episode's last row is the first observation of the next one."""
+    rollout, episodes, _ = played(SCRIPTS)
+    successors = np.concatenate([rollout.obs[1:], rollout.next_obs[-1:]])
+    assert linked(rollout._replace(next_obs=successors)) == episodes.ended[:-1].sum() > 50
 
 
 def test_an_action_that_is_none_is_a_fault():

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax
+import pytest
 
 import jaxrl
 from jaxrl import collect, make_device_envs
@@ -12,6 +13,7 @@ PAGE = (Path(jaxrl.__file__).parents[1] / "docs" / "on_device.md").read_text()
 LOOP, OWN = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 
 
+@pytest.mark.slow
 def test_the_loop_learns_cartpole():
     names = {}
     exec(LOOP, names)
