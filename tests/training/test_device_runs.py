@@ -209,6 +209,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_do_as_one(tmp_path):
     """Two updates with equal numbers, to rounding; a hundred after which no device has others than its neighbour."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
