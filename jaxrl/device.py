@@ -9,10 +9,12 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from jaxrl.errors import BadInput
 from jaxrl.output import say
 
+DEVICES = "devices"  # The name of the mesh axis along which several devices share a program.
 SWITCHES = "JAX_PLATFORMS", "JAX_PLATFORM_NAME", "JAX_DEFAULT_DEVICE", "CUDA_VISIBLE_DEVICES"
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -34,6 +36,15 @@ def compiled(function: Function) -> Function:
         return program(*arguments, **options)
 
     return call  # type: ignore[return-value]
+
+
+def split_over_devices(x: jax.Array, axis: int) -> jax.Array:
+    """`x`, of which each of the devices that share a program has a part along `axis`: each computes with its part, and
+    XLA adds up what is a sum over all. Without such devices, or where they do not divide the axis, `x` as it is."""
+    sharing = jax.sharding.get_abstract_mesh().shape.get(DEVICES, 1)
+    if sharing == 1 or x.shape[axis] % sharing:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * axis, DEVICES))
 
 
 def check_process() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.errors import BadInput
@@ -86,8 +87,9 @@ def add_noise(
     low, high = bounds
     mode = output.mode()
     if not isinstance(source, np.random.Generator):
-        noise = settings.exploration_noise * (high - low) / 2 * jax.random.normal(source, mode.shape, mode.dtype)
-        action = (mode + noise).clip(low, high).astype(mode.dtype)
+        lowest, highest, reach = (jnp.asarray(each[None], mode.dtype) for each in (low, high, (high - low) / 2))
+        scale = jnp.asarray(settings.exploration_noise, mode.dtype) * reach
+        action = (mode + scale * jax.random.normal(source, mode.shape, mode.dtype)).clip(lowest, highest)
         return action, action
     with np.errstate(all="ignore"):
         noise = settings.exploration_noise * (high - low) / 2 * source.standard_normal(mode.shape)

@@ -33,9 +33,14 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        # Of a large rollout, `(T, N, S)`, XLA for CPUs takes up to seven times as long as of its rows, `(T * N, S)`. On
+        # other devices it makes no difference, and there they may share the environments' axis.
+        axes = x.shape[:-1]
+        if len(axes) > 1 and jax.default_backend() == "cpu":
+            x = x.reshape(-1, x.shape[-1])
         for width in self.hidden_sizes:
             x = nn.tanh(self._dense(width, 2**0.5)(x))
-        return self._dense(self.width, self.scale)(x)
+        return self._dense(self.width, self.scale)(x).reshape(*axes, self.width)
 
     def _dense(self, width: int, scale: float) -> nn.Dense:
         kernel_init = nn.initializers.orthogonal(scale)

@@ -29,6 +29,7 @@ NAMES = (
     "--resume",
     "--video",
 )  # Flags whose values are names.
+MAY_MOVE = "total_steps", "num_devices", "updates_per_call"  # What a run that resumes may be told anew.
 REPEATABLE = "--sweep", "--wrapper"
 
 
@@ -62,32 +63,37 @@ def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
 
 
 def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
-    """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it."""
+    """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it, and where on the
+    device it runs."""
     named = dict.fromkeys(("--resume", "--env", "--algo", "--networks"))
-    parser = _lenient_parser(**named, **{"--total-steps": str(run.total_steps)})
+    parser = _lenient_parser(**named, **dict.fromkeys(f"--{name.replace('_', '-')}" for name in MAY_MOVE))
     parser.add_argument("--wrapper", nargs="*", default=[])
     given, others = _leniently(parser, argv)
     _check_named(run, given.env, tuple(given.wrapper), given.networks)
     if others:
         raise BadInput(f"{others[0]} cannot be given with --resume: the run keeps its settings, all but --total-steps")
-    try:
-        total_steps = int(_spelled_out(given.total_steps))
-    except ValueError as error:
-        raise BadInput(f"--total-steps {given.total_steps} is no whole number") from error
+    moved = {name: getattr(given, name) for name in MAY_MOVE if getattr(given, name) is not None}
+    for name, word in moved.items():
+        try:
+            moved[name] = int(_spelled_out(word))
+        except ValueError as error:
+            raise BadInput(f"--{name.replace('_', '-')} {word} is no whole number") from error
     over_all_steps = run.anneals and getattr(run.loop, "anneal_steps", None) is None
-    if total_steps != run.total_steps and over_all_steps:
+    if moved.get("total_steps", run.total_steps) != run.total_steps and over_all_steps:
         raise BadInput("--total-steps cannot change in a run that anneals over it: only one with --anneal-steps can")
-    return dataclasses.replace(run, total_steps=total_steps)
+    return dataclasses.replace(run, **moved)
 
 
 def _check_named(run: "RunConfig", env: str | None, wrapper: tuple[str, ...], networks: str | None) -> None:
     """A name in a file is code to be imported: only whoever gives the command may ask for that."""
+    from jaxrl.runs.on_device import is_on_device
+
     if env is not None and env != run.env:
         raise BadInput(f"--env is {env}, but the run is one on {run.env}: leave it off, or begin a run of its own")
     if networks != run.networks:
         remedy = "leave --networks off" if run.networks is None else f"say --networks {run.networks}, if that is right"
         raise BadInput(f"the run has {run.networks or 'the built-in'} networks: {remedy}")
-    imports = any(isinstance(name, str) and ":" in name for name in (run.env, run.eval_env))
+    imports = not is_on_device(run) and any(isinstance(name, str) and ":" in name for name in (run.env, run.eval_env))
     if (imports and env is None) or wrapper != run.wrapper:
         named = " ".join([f"--env {run.env}", *(["--wrapper"] if run.wrapper else []), *map(str, run.wrapper)])
         raise BadInput(f"the run's environment imports modules of yours: say {named} too, if that is right")

@@ -79,9 +79,10 @@ def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> 
             words = with_threads(sys.argv[1:] if argv is None else argv)
             import_jax()
             run = parse_run(words, prog)
+            from jaxrl.runs.on_device import is_on_device
             from jaxrl.runs.sweep import is_study
             from jaxrl.training.train import train, train_many
-        if run.render:
+        if run.render and not is_on_device(run):
             check_display()
         with no_exit_of_others():
             if is_study(run):

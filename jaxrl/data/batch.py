@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrl.data.transition import Transition
+from jaxrl.device import split_over_devices
 from jaxrl.errors import BadInput
 
 
@@ -95,11 +96,11 @@ def shuffled_minibatches(key: Array, num_rows: int, num_epochs: int, num_minibat
     if size < 2:
         raise BadInput(f"num_minibatches {num_minibatches} leaves one row to each minibatch: it must leave 2 or more")
     if num_minibatches == 1:
-        return jnp.tile(jnp.arange(num_rows, dtype=jnp.int32), (num_epochs, 1))
+        return split_over_devices(jnp.tile(jnp.arange(num_rows, dtype=jnp.int32), (num_epochs, 1)), 1)
     # Random high bits over the row number in the low ones: sorting single words takes a CPU an eighth of the time of
     # jax.random.permutation, which sorts pairs, twice. Rows whose high bits agree keep their order; that they are
     # neighbours is as random as before.
     low = jnp.uint32((1 << (num_rows - 1).bit_length()) - 1)
     bits = jax.random.bits(key, (num_epochs, num_rows), jnp.uint32)
     order = jnp.sort(bits & ~low | jnp.arange(num_rows, dtype=jnp.uint32)[None], axis=1) & low
-    return order.astype(jnp.int32).reshape(-1, size)
+    return split_over_devices(order.astype(jnp.int32).reshape(-1, size), 1)

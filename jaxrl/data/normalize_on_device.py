@@ -28,7 +28,12 @@ def observer_on_device(normalizer: Normalizer | None) -> Callable[[Array], Array
     if normalizer is None or normalizer.obs is None:
         return lambda obs: obs
     mean, scale = jnp.asarray(normalizer.obs.mean), 1 / jnp.sqrt(normalizer.obs.var + EPSILON)
-    return lambda obs: jnp.clip((obs - mean.astype(obs.dtype)) * scale.astype(obs.dtype), -CLIP, CLIP)
+
+    def standardized(obs: Array) -> Array:
+        centre, by = (jnp.expand_dims(each.astype(obs.dtype), range(obs.ndim - 1)) for each in (mean, scale))
+        return jnp.clip((obs - centre) * by, -CLIP, CLIP)
+
+    return standardized
 
 
 def moments_update_on_device(moments: Moments, x: Array, weight: Array) -> Moments:
@@ -50,7 +55,7 @@ def moments_update_on_device(moments: Moments, x: Array, weight: Array) -> Momen
     x = jnp.where(rows > 0, x.reshape(-1, *moments.mean.shape), 0)
     count = rows.sum()
     mean = x.sum(0) / jnp.maximum(count, 1)
-    var = (rows * jnp.square(x - mean)).sum(0) / jnp.maximum(count, 1)
+    var = (rows * jnp.square(x - mean[None])).sum(0) / jnp.maximum(count, 1)
     seen = moments.seen + count
     share, shift = count / jnp.maximum(seen, 1), mean - moments.mean
     new_var = moments.var + share * (var - moments.var + (1 - share) * jnp.square(shift))

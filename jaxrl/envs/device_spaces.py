@@ -67,9 +67,11 @@ def to_env_actions(space: spaces.Space, action: Array, num_rows: int) -> tuple[A
     dtype = jax.dtypes.canonicalize_dtype(space.dtype)
     if isinstance(space, spaces.Box):
         fits = jnp.isfinite(action)
-        action = jnp.clip(action, jnp.asarray(space.low, action.dtype), jnp.asarray(space.high, action.dtype))
+        action = jnp.clip(
+            action, jnp.asarray(space.low[None], action.dtype), jnp.asarray(space.high[None], action.dtype)
+        )
     else:
-        low, high = whole_number_bounds(space)
+        low, high = (np.expand_dims(bound, 0) if np.ndim(bound) else bound for bound in whole_number_bounds(space))
         fits = (action >= low) & (action <= high) & (action == jnp.floor(action))
     return action.astype(dtype), fits.reshape(num_rows, -1).all(1)
 

@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from jaxrl.envs.envpool import EnvPoolEnvs
@@ -17,7 +18,23 @@ from jaxrl.envs.vector import Envs
 from jaxrl.errors import BadInput, EnvironmentLost
 from jaxrl.report import raise_if_asked_to_stop, raised
 
-EnvLike = str | Callable[[], gym.Env] | VectorEnv
+
+@runtime_checkable
+class DeviceEnvironment(Protocol):
+    """An environment that is JAX functions, as `jaxrl.envs.on_device` describes it."""
+
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    time_limit: int | None
+
+    def reset(self, key: Any) -> tuple[Any, Any]:
+        """Begins an episode."""
+
+    def step(self, state: Any, action: Any, key: Any) -> tuple[Any, Any, Any, Any]:
+        """Takes a step."""
+
+
+EnvLike = str | Callable[[], gym.Env] | VectorEnv | DeviceEnvironment
 WrapperLike = str | Callable[[gym.Env], gym.Env]
 BACKENDS = "gymnasium", "async", "envpool"
 MAX_TIMEOUT_S = 1e6  # A wait for a pipe cannot be longer than a few weeks.
@@ -109,7 +126,7 @@ def _check_arguments(
 
 
 def _build(
-    env: str | Callable[[], gym.Env],
+    env: EnvLike,
     num_envs: int,
     backend: str,
     wrapper: Sequence[WrapperLike],

@@ -143,7 +143,10 @@ class DeviceEnvs:
         # What is not finite is no transition.
         valid = fits & jnp.isfinite(reward) & (jnp.isfinite(obs) & jnp.isfinite(next_obs)).all(1)
         reward, next_obs = jnp.where(valid, reward, 0), jnp.where(valid[:, None], next_obs, obs)
-        episode_return, episode_length = env_state.episode_return + reward, env_state.episode_length + valid
+        episode_return, episode_length = (
+            env_state.episode_return + reward,
+            env_state.episode_length + valid.astype(jnp.int32),
+        )
         terminated = terminated & valid
         truncated = jnp.zeros_like(valid) if self.time_limit is None else (episode_length >= self.time_limit) & valid
         ended = terminated | truncated
@@ -157,7 +160,7 @@ class DeviceEnvs:
             key,
             jnp.where(anew, 0, episode_return),
             jnp.where(anew, 0, episode_length),
-            jnp.where(ended, 0, env_state.num_faults + ~valid),
+            jnp.where(ended, 0, env_state.num_faults + (~valid).astype(jnp.int32)),
             env_state.first_states,
         )
         transition = Transition(obs, action, reward, next_obs, terminated, truncated, valid)
@@ -289,7 +292,7 @@ def evaluate_on_device(
         slot = jnp.where(counts, count, slots)
         returns = returns.at[every, slot].set(episodes.episode_return)
         lengths = lengths.at[every, slot].set(episodes.episode_length)
-        return env_state, count + counts, returns, lengths
+        return env_state, count + counts.astype(jnp.int32), returns, lengths
 
     start = env_state, jnp.zeros(envs.num_envs, jnp.int32), returns, lengths
     _, _, returns, lengths = jax.lax.while_loop(goes_on, step, start)

@@ -14,7 +14,9 @@ from jaxrl.envs.make import EnvLike, WrapperLike
 from jaxrl.errors import BadInput
 from jaxrl.runs.algorithms import check_names, configs, find, name_for, register, settings_of
 from jaxrl.runs.convert import shown
+from jaxrl.runs.on_device import check_on_device
 
+EnvBackend = Literal["gymnasium", "async", "envpool", "jax", "gymnax", "playground", "envelope"]
 Networks = str | Callable[..., tuple[Any, Any]]
 BY_ALGORITHM: Any = "by algorithm"  # A default that the algorithm decides.
 
@@ -32,11 +34,13 @@ class RunConfig:
         "eval_episodes": (1, 10**5),
         "seed": (0, 2**64 - 1),
         "num_seeds": (1, 1024),
+        "updates_per_call": (1, 2**16),
+        "num_devices": (1, 2**16),
         **dict.fromkeys(("total_steps", "eval_every", "eval_max_steps", "checkpoint_every", "log_every"), (1, 10**12)),
     }
 
     env: EnvLike = "CartPole-v1"
-    """Gymnasium id of the task."""
+    """Gymnasium id of the task; with a backend on the device the name that it has there."""
     agent: Any = None
     """The algorithm's numbers, such as PPOConfig(); none for its defaults."""
     total_steps: int = 1_000_000
@@ -52,9 +56,17 @@ class RunConfig:
     compiled program can be swept: learning rates, gamma, clip_eps, kl_target, tau, exploration_noise, ..."""
     wrapper: tuple[WrapperLike, ...] = ()
     """Wrappers around each environment, module:callable, the innermost first; from Python also callables."""
-    env_backend: Literal["gymnasium", "async", "envpool"] = "gymnasium"
+    env_backend: EnvBackend = "gymnasium"
     """Where the environments trained in run: gymnasium in this process, async each in a process of its own, envpool in
-    the threads of EnvPool, for CartPole and the MuJoCo tasks."""
+    the threads of EnvPool, for CartPole and the MuJoCo tasks; on the device, in one program with the updates: jax for
+    the classic control tasks, gymnax, playground and envelope for those of the libraries of these names."""
+    updates_per_call: int | None = None
+    """Updates in one call of the device, with a backend on the device; with ddpg, td3 and sac steps of all
+    environments, each with its updates. None for as many as take about half a second. It changes no number: logs,
+    evaluations, checkpoints and signals wait for the end of a call."""
+    num_devices: int = 1
+    """Devices that share the environments, with a backend on the device, or the seeds where they divide these; else
+    they must divide --num-envs."""
     env_timeout: float = 60.0
     """Seconds that an environment in a process of its own may take for an answer, before the run is ended."""
     on_fault: Literal["stop", "reset"] = "stop"
@@ -240,7 +252,7 @@ def check_settings(run: RunConfig) -> None:
                 raise BadInput(f"{name} is {number}: it must be from {low} to {high:,}")
     if run.init_from is not None and run.resume is not None:
         raise BadInput("init_from begins a run and resume continues one: give one of them")
-    if (run.num_seeds > 1 or run.sweep) and (run.render or not (isinstance(run.env, str) or callable(run.env))):
+    if (run.num_seeds > 1 or run.sweep) and (run.render or isinstance(run.env, VectorEnv)):
         many = f"num_seeds is {run.num_seeds}" if run.num_seeds > 1 else "sweep stands for several runs"
         odd = "render shows one run" if run.render else "a vector environment belongs to one run"
         raise BadInput(f"{many}, but {odd}: leave one of the two off")
@@ -256,6 +268,7 @@ def check_settings(run: RunConfig) -> None:
     if run.render and not isinstance(run.env, str):
         raise BadInput("render opens a window on an environment made from an id: give env as an id, or leave it off")
     _check_evaluation(run)
+    check_on_device(run)
     run.row.check(run)
 
 

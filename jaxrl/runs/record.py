@@ -131,7 +131,7 @@ def _check_named(algo: Any, algorithm: Algorithm | str | None, folder: str | Pat
 
 # The settings that a resumed run may be given anew: none of them changes what is learned from here on.
 MAY_CHANGE = {"total_steps", "stop_return", "checkpoint_every", "log_every", "render", "env_timeout"}
-MAY_CHANGE |= {"run_dir", "init_from", "resume"}
+MAY_CHANGE |= {"run_dir", "init_from", "resume", "updates_per_call", "num_devices"}
 
 
 def check_resumable(run: RunConfig, folder: Path) -> dict[str, Any]:

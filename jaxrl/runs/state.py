@@ -27,7 +27,8 @@ class Training:
       rng: generator of the exploration.
       envs: the environments.
       memory: the replay buffer, where there is one; `replay` is this run's.
-      place: of this run in those two.
+      world: where the environments stand, where they live on the device; `env_state` is this run's.
+      place: of this run in those three.
       step: environment steps taken.
       steps_due: of an off-policy loop, steps taken that no update has answered yet.
       rollout: of an on-policy loop, the transitions that the next update will learn from, `(T, N)`.
@@ -39,6 +40,7 @@ class Training:
     rng: np.random.Generator
     envs: Envs
     memory: Stack | None = None
+    world: Stack | None = None
     place: int = 0
     step: int = 0
     steps_due: int = 0
@@ -58,6 +60,11 @@ class Training:
     def replay(self) -> Replay | None:
         """The buffer of this run."""
         return None if self.memory is None else self.memory[self.place]
+
+    @property
+    def env_state(self) -> Any:
+        """Where the environments of this run stand, where they live on the device."""
+        return None if self.world is None else self.world[self.place]
 
     def begin_anew(self) -> None:
         """Ends every episode here: those that follow are others, and so are their returns."""
@@ -84,6 +91,7 @@ def save_training(training: Training, checkpoints: Checkpoints, notes: dict[str,
     }
     tree = {"state": training.state, "normalizer": training.normalizer}
     tree |= {"rollout": training.rollout} if training.rows else {}
+    tree |= {} if training.world is None else {"env_state": training.env_state}
     checkpoints.save(tree, notes | own, training.replay, training.step)
 
 
@@ -110,7 +118,8 @@ def load_training(training: Training, checkpoints: Checkpoints, algo: str, env: 
         if not 0 <= rows <= (0 if training.rollout is None else len(training.rollout.reward)):
             raise ValueError(f"{rows} rows of a rollout")
         rollout = {"rollout": training.rollout} if rows else {}
-        return {"state": training.state, "normalizer": training.normalizer} | rollout
+        world = {} if training.world is None else {"env_state": training.env_state}
+        return {"state": training.state, "normalizer": training.normalizer} | rollout | world
 
     tree, notes, replay = checkpoints.load(like, training.replay)
     with readable(checkpoints.folder):
@@ -123,6 +132,8 @@ def load_training(training: Training, checkpoints: Checkpoints, algo: str, env: 
         training.rng.bit_generator.state = notes["rng"]
         training.step, training.steps_due = int(notes["step"]), int(notes["steps_due"])
         training.rollout, training.rows = tree.get("rollout", training.rollout), int(notes["rows"])
+        if training.world is not None:
+            training.world[training.place] = tree["env_state"]
         if notes["envs"] is None:
             training.begin_anew()
     return notes

@@ -57,13 +57,15 @@ class Policy:
         params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
         if actor is not None:
             _check_fits(actor, params, width(self._layout))
-        self._policy = host_policy(_built_in(notes) if actor is None else actor, params)
+        self._module = _built_in(notes) if actor is None else actor
+        self._policy = host_policy(self._module, params)
         self.deterministic: bool = notes["actor"] == DeterministicActor.__name__
         if actor is not None:
             example = np.zeros((1, width(self._layout)), np.float32)
             self.deterministic = isinstance(self._policy(example), Deterministic)
         obs = Moments(arrays["obs.seen"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
-        self._see = observer(Normalizer(obs, None, np.zeros(0)))
+        self._params, self._normalizer = params, Normalizer(obs, None, np.zeros(0))
+        self._see = observer(self._normalizer)
         self._bounds = (arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
         self._action_shape = tuple(notes["action_shape"])
         # Older bundles do not say the type.
@@ -72,6 +74,12 @@ class Policy:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, also one in another process, is put together from the same arrays and notes."""
         return type(self), (self._arrays, self.notes, self._actor)
+
+    @property
+    def parts(self) -> tuple[Callable[..., Any], Any, Normalizer]:
+        """What acts, for a program of one's own: `apply(params, obs)`, the parameters, and the statistics that raw
+        observations are standardised with before."""
+        return self._module.apply, self._params, self._normalizer
 
     def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
         """Raises BadInput unless an environment with these spaces is one that this policy can act in."""

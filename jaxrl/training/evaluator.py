@@ -1,6 +1,6 @@
 """A run's evaluations: its own environments for them, what they say of the policy, and how a record repeats them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,21 +65,9 @@ class Evaluator:
             loggers.fault(training.step, fault._replace(what=f"{fault.what}, in evaluation"), clock.wall_time)
         self.was_cut = bool(cut)
         if cut and not self._said_cut:
-            waits = "" if run.stop_return is None else "; stop_return waits for an evaluation without such episodes"
-            line = cut_line(cut, run.eval_episodes)
-            loggers.say(f"evaluation at step {training.step:,}: {line} (--eval-max-steps){waits}")
+            say_cut(cut, run, training.step, loggers)
             self._said_cut = True
-        returns, _ = answer
-        with np.errstate(all="ignore"):
-            return Evaluation(
-                training.step,
-                mean_return=float(returns.mean()),
-                std_return=float(returns.std()),
-                min_return=float(returns.min()),
-                max_return=float(returns.max()),
-                episodes=len(returns),
-                wall_time=clock.wall_time,
-            )
+        return summary(training.step, answer[0], clock)
 
     def show(self, training: Training) -> None:
         """Shows one more episode in a window."""
@@ -118,6 +106,26 @@ def _make(run: RunConfig, training_envs: Envs) -> Envs:
     if envs.shares_with(training_envs):
         raise BadInput("env and eval_env step one and the same environment: evaluation needs one of its own")
     return envs
+
+
+def say_cut(cut: Sequence[FinishedEpisode], run: RunConfig, step: int, loggers: Logger) -> None:
+    """Says that episodes of an evaluation were cut."""
+    waits = "" if run.stop_return is None else "; stop_return waits for an evaluation without such episodes"
+    loggers.say(f"evaluation at step {step:,}: {cut_line(cut, run.eval_episodes)} (--eval-max-steps){waits}")
+
+
+@np.errstate(all="ignore")
+def summary(step: int, returns: np.ndarray, clock: Clock) -> Evaluation:
+    """The evaluation that these returns make."""
+    return Evaluation(
+        step,
+        mean_return=float(returns.mean()),
+        std_return=float(returns.std()),
+        min_return=float(returns.min()),
+        max_return=float(returns.max()),
+        episodes=len(returns),
+        wall_time=clock.wall_time,
+    )
 
 
 def noise_free(training: Training) -> Callable[[np.ndarray], np.ndarray]:

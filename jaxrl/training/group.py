@@ -12,8 +12,10 @@ from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, NotSaved
 from jaxrl.loggers.console import Console, Display
 from jaxrl.loggers.logger import Logger
 from jaxrl.runs.config import RunConfig
+from jaxrl.runs.on_device import is_on_device
 from jaxrl.runs.stack import Stack, stack_sizes
 from jaxrl.runs.state import Training
+from jaxrl.training.device_evaluator import AnyEvaluator, DeviceEvaluator
 from jaxrl.training.evaluator import Evaluator
 from jaxrl.training.runner import Runner
 from jaxrl.training.signals import Stops
@@ -53,10 +55,10 @@ class RunGroup:
             ]
             self._opened = opened.pop_all()
 
-    def _evaluator(self, run: RunConfig, envs: Envs, opened: contextlib.ExitStack) -> Evaluator | None:
+    def _evaluator(self, run: RunConfig, envs: Envs, opened: contextlib.ExitStack) -> AnyEvaluator | None:
         if run.eval_every is None:
             return None
-        evaluator = Evaluator(run, envs, self._stops)
+        evaluator = (DeviceEvaluator if is_on_device(run) else Evaluator)(run, envs, self._stops)
         opened.callback(evaluator.close)
         return evaluator
 
@@ -82,15 +84,19 @@ class RunGroup:
             self._opened.callback(runner.close)
             self._runners.append(runner)
 
-    def stacked(self) -> list[list[Runner]]:
-        """The runners, once they have begun, in groups that are updated together, their learners in one stack."""
+    def stacked(self, sizes: Sequence[int] | None = None) -> list[list[Runner]]:
+        """The runners, once they have begun, in groups that are updated together, their learners in one stack, and so
+        their buffers and what of their environments lives on the device. `sizes` says how large the groups are; None
+        for what suits updates alone."""
         left, groups = iter(self._runners), []
-        for size in stack_sizes(len(self._runners)):
+        for size in stack_sizes(len(self._runners)) if sizes is None else sizes:
             group = [next(left) for _ in range(size)]
             learner = Stack([runner.training.state for runner in group])
             memory = None if group[0].training.memory is None else Stack([each.training.replay for each in group])
+            world = None if group[0].training.world is None else Stack([each.training.env_state for each in group])
             for place, runner in enumerate(group):
-                runner.training.learner, runner.training.memory, runner.training.place = learner, memory, place
+                training = runner.training
+                training.learner, training.memory, training.world, training.place = learner, memory, world, place
             groups.append(group)
         return groups
 

@@ -7,6 +7,7 @@ from jaxrl.data.spaces import describe, layout, width
 from jaxrl.envs.vector import Envs
 from jaxrl.envs.wrappers import follow
 from jaxrl.runs.config import RunConfig
+from jaxrl.training.device_envs import RunEnvs
 
 
 def flattened(envs: Envs) -> Iterator[str]:
@@ -18,7 +19,7 @@ def flattened(envs: Envs) -> Iterator[str]:
         yield f"actions of shape {action_space.shape} are flattened to {math.prod(action_space.shape)}"
 
 
-def normalised(run: RunConfig, envs: Envs, eval_envs: Envs | None) -> Iterator[str]:
+def normalised(run: RunConfig, envs: Envs, eval_envs: Envs | RunEnvs | None) -> Iterator[str]:
     """Says which statistics are kept in wrappers, where no policy and no checkpoint can take them from."""
     names = sorted({*envs.normalizing, *(eval_envs.normalizing if eval_envs is not None else ())})
     if not names:

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from jax.flatten_util import ravel_pytree
 
+from jaxrl.algos.algorithm import Algorithm
 from jaxrl.algos.checks import is_pixels
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
@@ -62,12 +63,17 @@ def programs(run: RunConfig, state: Any) -> Programs:
             return state, metrics_row(row, metrics)
 
         state, metrics = jax.lax.scan(once, state, length=loop.updates_per_step)
-        metrics = metrics.mean(0)
-        if "skipped_updates" in row.metrics:  # A count, and no mean.
-            metrics = metrics.at[row.metrics.index("skipped_updates")].multiply(loop.updates_per_step)
-        return state, (metrics, _flat(state))
+        return state, (mean_metrics(row, metrics), _flat(state))
 
     return Programs(update, replay_add, _flat, _unraveller(state.actor.params))
+
+
+def mean_metrics(row: Algorithm, metrics: jax.Array) -> jax.Array:
+    """The metrics of a step's updates, `(updates_per_step, M)`, as those of one."""
+    mean = metrics.mean(0)
+    if "skipped_updates" in row.metrics:  # A count, and no mean.
+        mean = mean.at[row.metrics.index("skipped_updates")].multiply(len(metrics))
+    return mean
 
 
 def off_policy(
@@ -80,7 +86,7 @@ def off_policy(
     never waits for the environments.
     """
     if run.resume is None:
-        runner.say(_plan(run))
+        runner.say(plan(run))
     bounds = action_bounds(training.envs)
     assert bounds is not None
     while runner.after_update():
@@ -126,7 +132,8 @@ def _unraveller(params: Any) -> Callable[[np.ndarray], Any]:
     return unravel
 
 
-def _plan(run: RunConfig) -> str:
+def plan(run: RunConfig) -> str:
+    """How many steps are random, and how many updates follow."""
     starts, updates = run.loop.learning_starts, run.loop.updates_per_step
     if run.total_steps <= starts:
         return f"all {run.total_steps:,} steps are random: learning would start after {starts:,}"

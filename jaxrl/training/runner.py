@@ -20,6 +20,7 @@ from jaxrl.runs.record import run_to_json
 from jaxrl.runs.stack import Stack
 from jaxrl.runs.state import Training, save_training
 from jaxrl.timer import timed
+from jaxrl.training.device_evaluator import AnyEvaluator
 from jaxrl.training.evaluator import Evaluator
 from jaxrl.training.notices import flattened, normalised
 from jaxrl.training.opening import Resumed, begin_run, open_run, resume_run
@@ -55,7 +56,7 @@ class Runner:
         run: RunConfig,
         training: Training,
         metric_names: Sequence[str],
-        evaluator: Evaluator | None,
+        evaluator: AnyEvaluator | None,
         stops: Stops,
         console: Console,
         callback: Callback | None = None,
@@ -68,8 +69,8 @@ class Runner:
         self.raised: BaseException | None = None
         self._metric_names, self._stops, self._callback = metric_names, stops, callback
         self._latest: tuple[Any, int] | None = None  # Metrics of the update since the last call of `after_update`.
-        # Steps of the last evaluation, checkpoint and row of metrics; -1 before the first.
-        self._evaluated = self._saved = self._logged = -1
+        # Steps of the last evaluation, checkpoint, row of metrics and line of progress; -1 before the first.
+        self._evaluated = self._saved = self._logged = self._shown = -1
         with contextlib.ExitStack() as opened:
             resumed = self._open(opened, here)
             self._csv = CsvFiles(self._folder.path, metric_names, resumed and resumed.rows)
@@ -96,7 +97,7 @@ class Runner:
         self._checkpoints = Checkpoints(folder.path)
         resumed = resume_run(run, training, folder, before, self._checkpoints)
         self.evaluations, self._evaluated, self._logged = resumed.evaluations, resumed.evaluated, resumed.logged
-        self._saved = training.step
+        self._saved, self._shown = training.step, resumed.logged
         return resumed
 
     @property
@@ -162,8 +163,8 @@ class Runner:
             return not asked
         over = step >= run.total_steps
         self._write_rows()
-        if step > 0 and (over or _passed(run.log_every, self._logged, step)):
-            self._log_progress()
+        if step > 0 and (over or _passed(run.log_every, self._shown, step)):
+            self._log_progress(over)
         self.whole = True
         if self._evaluation_is_due(over) and not asked:
             over |= self._evaluate()
@@ -172,20 +173,31 @@ class Runner:
         asked = self._stops.asked
         over |= asked
         if over and self._metrics and not asked:  # Else a checkpoint keeps them for the run that resumes this one.
-            self._log_progress()
+            self._log_progress(True)
         if over or (step > 0 and _passed(run.checkpoint_every, max(self._saved, 0), step)):
             self.save()
         if over:
             self._finish()
         return not over
 
-    def _log_progress(self) -> None:
-        """Closes a row of metrics. It is written at the next call of `after_update`, or with a checkpoint: now the
-        device may be busy with the last of them, and the environments need not wait."""
+    def _log_progress(self, over: bool) -> None:
         step = self.training.step
-        self._metrics.close_row(step, self.clock.wall_time)
+        self.close_row(over)
         self._loggers.progress(step, self.clock.steps_per_second(step), self.clock.wall_time)
-        self._logged = step
+        self._shown = step
+
+    def close_row(self, over: bool = False) -> None:
+        """Closes a row of metrics where one is due, or the run is over. It is written at the next call of
+        `after_update`, or with a checkpoint: now the device may be busy with the last of them, and the environments
+        need not wait.
+
+        `after_update` calls this. A loop that hears of several updates at once calls it after each of them but the
+        last: then rows do not depend on how many these are.
+        """
+        step = self.training.step
+        if over or _passed(self.run.log_every, self._logged, step):
+            self._metrics.close_row(step, self.clock.wall_time)
+            self._logged = step
 
     def _write_rows(self) -> None:
         for step, metrics, wall_time in self._metrics.rows():
@@ -214,6 +226,7 @@ class Runner:
         self._evaluated = training.step
         self._loggers.evaluation(evaluation)
         if self.run.render:
+            assert isinstance(self.evaluator, Evaluator)  # The settings of others cannot ask for it.
             self.evaluator.show(training)
         return stop_return is not None and not self.evaluator.was_cut and evaluation.mean_return >= stop_return
 
@@ -262,6 +275,7 @@ class Runner:
     def _save_policy(self, name: str, evaluation: Evaluation | None) -> None:
         training, envs, record = self.training, self.training.envs, run_to_json(self.run)
         notes = {"step": training.step, "evaluation": None, "wrapper": record["wrapper"]}
+        notes |= {"env_backend": record["env_backend"]}
         notes |= {"networks": record["networks"]}
         if evaluation is not None:
             assert self.evaluator is not None
@@ -275,7 +289,8 @@ class Runner:
         for name in ("latest",) if self.run.eval_every is not None else ("latest", "best"):
             self._save_policy(name, last)
         if training.learner.size > 1:  # The others go on, and this one's place among them with them.
-            training.learner, training.memory, training.place = Stack([training.state]), None, 0
+            training.learner, training.memory, training.world = Stack([training.state]), None, None
+            training.place = 0
         if asked_by is not None:
             resume = f"--resume {self.folder}"
             self.say(f"stopped by {asked_by.name} at step {training.step:,}; continue with {resume}")

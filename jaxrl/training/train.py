@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gymnasium.vector import VectorEnv
 
@@ -20,12 +20,16 @@ from jaxrl.loggers.logger import Evaluation, Logger, check_loggers
 from jaxrl.runs.config import RunConfig, check_settings
 from jaxrl.runs.convert import converted, shown
 from jaxrl.runs.folder import working_folder
+from jaxrl.runs.on_device import is_on_device
+from jaxrl.runs.state import Training
 from jaxrl.runs.sweep import claimed, is_study, write_results
-from jaxrl.training import off_policy, on_policy
+from jaxrl.training import off_policy, on_device, on_policy
+from jaxrl.training.device_envs import make_run_envs
 from jaxrl.training.group import RunGroup
 from jaxrl.training.own_algorithm import check_algorithm
 from jaxrl.training.runner import Runner
 from jaxrl.training.scheduler import Loop, prepare, programs, serve
+from jaxrl.training.sharding import check_devices
 from jaxrl.training.snapshot import Callback
 
 
@@ -185,8 +189,7 @@ def _train(
     all_envs: list[Envs] = []
     try:
         for run in runs:
-            how: dict[str, Any] = {"wrapper": run.wrapper, "on_fault": run.on_fault, "timeout": run.env_timeout}
-            all_envs.append(make_envs(run.env, run.num_envs, run.seed, run.env_backend, **how))
+            all_envs.append(_envs_of(run))
         group = train_in(runs, all_envs, callback, here, loggers)
     finally:
         for envs in all_envs:
@@ -197,6 +200,14 @@ def _train(
     if group.stopped_by is not None:
         raise SystemExit(128 + group.stopped_by)
     return [_result(runner) for runner in group]
+
+
+def _envs_of(run: RunConfig) -> Envs:
+    """The environments of a run. Those that live on the device answer what all but their loop asks of them."""
+    if is_on_device(run):
+        return cast(Envs, make_run_envs(run))
+    how: dict[str, Any] = {"wrapper": run.wrapper, "on_fault": run.on_fault, "timeout": run.env_timeout}
+    return make_envs(run.env, run.num_envs, run.seed, run.env_backend, **how)
 
 
 def train_in(
@@ -212,12 +223,19 @@ def train_in(
     Returns:
       The runners, once their runs are over.
     """
-    loop, row = _loop_of(runs[0]), runs[0].row
-    trainings = [loop.prepare(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
+    row = runs[0].row
+    loop = None if is_on_device(runs[0]) else _loop_of(runs[0])
+    if loop is None:
+        check_devices(runs[0], len(runs))
+    begin: Callable[..., Training] = on_device.prepare if loop is None else loop.prepare
+    trainings = [begin(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
     check_algorithm(runs[0], trainings[0])
     with RunGroup(runs, trainings, row.metrics, callback, here, loggers) as group:
         group.begin()
-        serve(group, loop)
+        if loop is None:
+            on_device.serve(group)
+        else:
+            serve(group, loop)
     return group
 
 
