@@ -11,24 +11,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from jaxrl.cli.startup import no_exit_of_others
+from jaxrl.cli.values import flag_kinds, setting_named, understood, whole
 from jaxrl.errors import BadInput
 from jaxrl.output import Output
+from jaxrl.runs.other_words import ours_for
 
 if TYPE_CHECKING:
     from jaxrl.runs.config import RunConfig
 
 T = TypeVar("T")
-NAMES = (
-    "--algo",
-    "--env",
-    "--networks",
-    "--eval-env",
-    "--wrapper",
-    "--run-dir",
-    "--init-from",
-    "--resume",
-    "--video",
-)  # Flags whose values are names.
 REPEATABLE = "--sweep", "--wrapper"
 
 
@@ -45,11 +36,6 @@ def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
     from jaxrl.runs.sweep import load_study
 
     argv = gathered(argv)
-    if any(word.partition("=")[0] in ("--target-kl", "--target_kl") for word in argv):
-        raise BadInput(
-            "--target-kl is not supported, two settings come near it: --stop-kl ends an update at a bound, as others' "
-            "target_kl does; --kl-target is the KL divergence that an adaptive penalty aims at"
-        )
     first, _ = _some_flags(argv, **{"--algo": None, "--env": "CartPole-v1", "--resume": None})
     if first.algo is not None and ":" in first.algo:
         with no_exit_of_others():
@@ -58,7 +44,17 @@ def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
         return _resumed(load_study(first.resume, first.algo), argv)
     default = default_run(first.algo or "ppo", first.env)
     flags = train_flags(default)
+    _answer_other_words(argv, {*flag_kinds(type(flags)), "num_threads"})
     return run_of(parse(type(flags), argv, prog, flags), default)
+
+
+def _answer_other_words(argv: Sequence[str], settings: set[str]) -> None:
+    """Raises BadInput for a flag of other libraries, with ours."""
+    for word in argv:
+        name = setting_named(word)
+        answer = name and ours_for(name, settings, lambda setting: f"--{setting.replace('_', '-')}")
+        if answer:
+            raise BadInput(f"{word.partition('=')[0]} is a word of other libraries, {answer}")
 
 
 def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
@@ -71,7 +67,7 @@ def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     if others:
         raise BadInput(f"{others[0]} cannot be given with --resume: the run keeps its settings, all but --total-steps")
     try:
-        total_steps = int(_spelled_out(given.total_steps))
+        total_steps = int(whole(given.total_steps))
     except ValueError as error:
         raise BadInput(f"--total-steps {given.total_steps} is no whole number") from error
     over_all_steps = run.anneals and getattr(run.loop, "anneal_steps", None) is None
@@ -127,10 +123,10 @@ def _leniently(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[ar
 
 
 def parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) -> T:
-    """Tyro's parser, its boxed complaints turned into one line, `none` accepted beside `None`, and 1e6 for 1000000."""
+    """Tyro's parser, with values as people write them, its boxed complaints turned into one line."""
     import tyro
 
-    words = [_spelled_out(word, flag in NAMES) for flag, word in zip(["", *argv], argv, strict=False)]
+    words = understood(argv, flag_kinds(kind))
     complaint, output = io.StringIO(), Output(sys.stdout)
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(cast(TextIO, output)):
@@ -165,12 +161,3 @@ def gathered(argv: Sequence[str]) -> list[str]:
             here = others if word.startswith("-") else here
             here.append(word)
     return others + [word for flag, values in gathered.items() for word in (flag, *values)]
-
-
-def _spelled_out(word: str, is_name: bool = False) -> str:
-    """`none` as tyro wants it, and `1e6` as the whole number that it is, unless it is the name of something."""
-    if word.lower() == "none":
-        return "None"
-    if not is_name and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", word) and float(word).is_integer():
-        return str(int(float(word)))
-    return word

@@ -14,6 +14,7 @@ from jaxrl.envs.make import EnvLike, WrapperLike
 from jaxrl.errors import BadInput
 from jaxrl.runs.algorithms import check_names, configs, find, name_for, register, settings_of
 from jaxrl.runs.convert import shown
+from jaxrl.runs.other_words import ours_for
 
 Networks = str | Callable[..., tuple[Any, Any]]
 BY_ALGORITHM: Any = "by algorithm"  # A default that the algorithm decides.
@@ -223,6 +224,8 @@ def _by_place(row: Algorithm, settings: Mapping[str, Any]) -> dict[str, dict[str
     for name, value in settings.items():
         place = "loop" if name in loop else "agent" if name in agent else "run"
         if place == "run" and name not in own:
+            if answer := ours_for(name, loop | agent | own, str):
+                raise BadInput(f"{row.name} has no setting {name}, a word of other libraries; {answer}")
             near = difflib.get_close_matches(name, loop | agent | own, 1)
             hint = f"; perhaps you meant {near[0]}" if near else f"; jaxrl train --algo {row.name} --help lists them"
             raise BadInput(f"{row.name} has no setting {name}{hint}")
