@@ -6,6 +6,8 @@ Importing this costs nothing: each name below brings in its module when it is fi
 import importlib
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 _HOME = {
     "BadInput": "errors",
     "EnvironmentFault": "errors",
@@ -58,7 +60,16 @@ _HOME = {
     "load_policy": "storage.policy",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
+# Listed once more, because type checkers do not compute it.
+__all__ = [
+    "Algorithm", "BadInput", "Categorical", "DDPGConfig", "DDPGState", "Deterministic", "DiagGaussian",
+    "EnvironmentFault", "EnvironmentLost", "Logger", "MultiCategorical", "OffPolicySettings", "OnPolicySettings",
+    "PPOConfig", "PPOState", "Replay", "ReplaySettings", "RunConfig", "SACConfig", "SACState", "TD3Config",
+    "TD3State", "TanhGaussian", "Transition", "adapt_kl_coef", "clipped_surrogate", "ddpg_act", "ddpg_init",
+    "ddpg_update", "gae", "kl_divergence", "load_policy", "make_envs", "ppo_act", "ppo_init", "ppo_update",
+    "register", "replay_add", "replay_init", "replay_sample", "sac_act", "sac_init", "sac_update", "td3_act",
+    "td3_init", "td3_update", "td_target", "train", "train_many",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings, ReplaySettings

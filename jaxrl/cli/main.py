@@ -3,14 +3,17 @@
 JAX is imported late, because what suits a machine must be set before it.
 """
 
+import platform
 import signal
 import statistics
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import jaxrl
 from jaxrl.cli.arguments import gathered, parse, parse_run, with_threads
 from jaxrl.cli.startup import (
     check_display,
@@ -31,24 +34,28 @@ USAGE = """usage: jaxrl train --algo NAME --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
        jaxrl study STUDY.toml [OPTIONS]
        jaxrl plot RUN_DIR ... [OPTIONS]
-each lists its options with --help"""
+       jaxrl completion bash|zsh
+       jaxrl --version
+each command lists its options with --help"""
+COMPLETION = """usage: jaxrl completion bash|zsh
+
+Prints what completes commands, flags and some of their values. In ~/.bashrc, or ~/.zshrc with zsh:
+
+    eval "$(jaxrl completion bash)\""""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `jaxrl`. Returns the exit code."""
-    commands: dict[str, Callable[[Sequence[str], str], int]] = {
-        "train": train_command,
-        "evaluate": evaluate_command,
-        "study": _study,
-        "plot": _plot,
-    }
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in commands:
-        return commands[argv[0]](argv[1:], f"jaxrl {argv[0]}")
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:], f"jaxrl {argv[0]}")
     if not argv or argv[0] in ("-h", "--help"):
         say(USAGE, sys.stdout)
         return 0
-    return _complain(BadInput(f"there is no command {argv[0]!r}: it must be {' or '.join(commands)}"))
+    if argv[0] == "--version":
+        say(f"jaxrl {jaxrl.__version__}, jax {metadata.version('jax')}, Python {platform.python_version()}", sys.stdout)
+        return 0
+    return _complain(BadInput(f"there is no command {argv[0]!r}: it must be {' or '.join(COMMANDS)}"))
 
 
 def _study(argv: Sequence[str], prog: str) -> int:
@@ -61,6 +68,21 @@ def _plot(argv: Sequence[str], prog: str) -> int:
     from jaxrl.studies.plot import main as plot  # Brings matplotlib and SciPy.
 
     return plot(argv, prog)
+
+
+def _completion(argv: Sequence[str], prog: str) -> int:
+    from jaxrl.cli.completion import completion
+
+    if {"-h", "--help"} & set(argv):
+        say(COMPLETION, sys.stdout)
+        return 0
+    if len(argv) != 1:
+        return _complain(BadInput(f"{prog} takes the name of one shell, bash or zsh"))
+
+    def command() -> None:
+        say(completion(argv[0], [*COMMANDS], {"study": _study, "plot": _plot}), sys.stdout)
+
+    return _run(command)
 
 
 def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
@@ -154,6 +176,14 @@ def _complain(error: Exception) -> int:
     say(f"jaxrl: {' '.join(str(error).split())}", sys.stderr)
     return 2
 
+
+COMMANDS: dict[str, Callable[[Sequence[str], str], int]] = {
+    "train": train_command,
+    "evaluate": evaluate_command,
+    "study": _study,
+    "plot": _plot,
+    "completion": _completion,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
