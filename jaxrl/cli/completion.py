@@ -41,7 +41,7 @@ def completion(shell: str, commands: Sequence[str], parsers: dict[str, Callable[
     """
     if shell not in SHELLS:
         raise BadInput(f"there is no completion for {shell!r}: it must be {' or '.join(SHELLS)}")
-    from jaxrl.cli.flags import evaluate_flags, train_flags
+    from jaxrl.cli.flags import EvaluateFlags, ExportFlags, command_flags, train_flags
     from jaxrl.runs.algorithms import BUILT_IN
     from jaxrl.runs.config import default_run
     from jaxrl.runs.presets import CLASSIC, MUJOCO
@@ -49,7 +49,9 @@ def completion(shell: str, commands: Sequence[str], parsers: dict[str, Callable[
     kinds: dict[str, Any] = {"num_threads": int}
     for algo in BUILT_IN:
         kinds |= flag_kinds(type(train_flags(default_run(algo, "CartPole-v1"))))
-    flags = {"train": _flags(kinds), "evaluate": _flags(flag_kinds(evaluate_flags()), {"run_dir"})}
+    flags = {"train": _flags(kinds)}
+    for name, each in {"evaluate": EvaluateFlags, "export": ExportFlags}.items():
+        flags[name] = _flags(flag_kinds(command_flags(each)), {"run_dir"})
     flags |= {name: _flags_of(parse, name) for name, parse in parsers.items()}
     values = {"--algo": list(BUILT_IN), "--env|--eval-env": sorted([*CLASSIC, *MUJOCO])}
     values |= {_flag(name): list(get_args(kind)) for name, kind in kinds.items() if get_origin(kind) is Literal}

@@ -99,17 +99,32 @@ class EvaluateFlags:
     """Folder for a video of each episode (mp4), or FILE.webp or FILE.gif for one animation of them all."""
 
 
-def evaluate_flags() -> Any:
-    """The class of the flags of `evaluate`, with help that has no line breaks of its own."""
-    kinds, texts = get_type_hints(EvaluateFlags, include_extras=True), _docs(EvaluateFlags)
+@dataclasses.dataclass(frozen=True)
+class ExportFlags:
+    """Writes a saved policy for use where there is no jaxrl: observations in, actions for the environment out, with the
+    normaliser inside and any number of rows."""
+
+    run_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_DIR")]
+    """Folder of a run (its best policy), or of one policy in it, such as RUN_DIR/policy/latest."""
+    onnx: str | None = None
+    """File for an ONNX model, which ONNX Runtime and others run; for the built-in networks."""
+    stablehlo: str | None = None
+    """File for a StableHLO program, which JAX runs on a CPU, a GPU or a TPU (jax.export.deserialize); any network."""
+    networks: str | None = None
+    """Networks of your own that the policy was trained with, module:callable."""
+
+
+def command_flags(flags: type) -> Any:
+    """EvaluateFlags, say, as the parser takes it, with help that has no line breaks of its own."""
+    kinds, texts = get_type_hints(flags, include_extras=True), _docs(flags)
     fields = [
         (field.name, kinds[field.name], field)
         if field.default is dataclasses.MISSING
         else (field.name, _flag(kinds[field.name], field.name, texts[field.name]), field)
-        for field in dataclasses.fields(EvaluateFlags)
+        for field in dataclasses.fields(flags)
     ]
-    kind = dataclasses.make_dataclass("EvaluateFlags", fields, bases=(EvaluateFlags,), frozen=True)
-    kind.__doc__ = EvaluateFlags.__doc__
+    kind = dataclasses.make_dataclass(flags.__name__, fields, bases=(flags,), frozen=True)
+    kind.__doc__ = flags.__doc__
     return kind
 
 

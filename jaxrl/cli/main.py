@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 USAGE = """usage: jaxrl train --algo NAME --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
+       jaxrl export RUN_DIR --onnx FILE
        jaxrl study STUDY.toml [OPTIONS]
        jaxrl plot RUN_DIR ... [OPTIONS]
        jaxrl completion bash|zsh
@@ -141,12 +142,24 @@ def evaluate_command(argv: Sequence[str] | None = None, prog: str = "evaluate.py
     def command() -> None:
         import_jax()
         from jaxrl.cli.evaluate import run_policy
-        from jaxrl.cli.flags import evaluate_flags
+        from jaxrl.cli.flags import EvaluateFlags, command_flags
 
         words = gathered(sys.argv[1:] if argv is None else argv)
-        flags = parse(evaluate_flags(), words, prog)
+        flags = parse(command_flags(EvaluateFlags), words, prog)
         with no_exit_of_others():
             run_policy(flags)
+
+    return _run(command)
+
+
+def _export(argv: Sequence[str], prog: str) -> int:
+    def command() -> None:
+        import_jax()
+        from jaxrl.cli.export import export
+        from jaxrl.cli.flags import ExportFlags, command_flags
+
+        with no_exit_of_others():
+            export(parse(command_flags(ExportFlags), argv, prog))
 
     return _run(command)
 
@@ -180,6 +193,7 @@ def _complain(error: Exception) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str], str], int]] = {
     "train": train_command,
     "evaluate": evaluate_command,
+    "export": _export,
     "study": _study,
     "plot": _plot,
     "completion": _completion,
