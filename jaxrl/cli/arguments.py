@@ -44,7 +44,7 @@ def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
         return _resumed(load_study(first.resume, first.algo), argv)
     default = default_run(first.algo or "ppo", first.env)
     flags = train_flags(default)
-    _answer_other_words(argv, {*flag_kinds(type(flags)), "num_threads"})
+    _answer_other_words(argv, {*flag_kinds(type(flags))})
     return run_of(parse(type(flags), argv, prog, flags), default)
 
 
@@ -101,6 +101,16 @@ def with_threads(argv: Sequence[str]) -> list[str]:
             raise BadInput(f"--num-threads is {number}: it must be a whole number from 1 on, or none for all cores")
         os.environ.setdefault("NPROC", number)
     return others
+
+
+def with_loggers(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes `--logger` out of the flags, and gives the names that it has: no setting of a run, but of this command."""
+    if {"-h", "--help"} & set(argv):
+        return list(argv), []
+    parser = _lenient_parser()
+    parser.add_argument("--logger", nargs="*", action="extend", default=[])
+    given, others = _leniently(parser, argv)
+    return others, [name for name in given.logger if name.lower() != "none"]
 
 
 def _some_flags(argv: Sequence[str], **flags: str | None) -> tuple[argparse.Namespace, list[str]]:

@@ -46,7 +46,7 @@ def completion(shell: str, commands: Sequence[str], parsers: dict[str, Callable[
     from jaxrl.runs.config import default_run
     from jaxrl.runs.presets import CLASSIC, MUJOCO
 
-    kinds: dict[str, Any] = {"num_threads": int}
+    kinds: dict[str, Any] = {}
     for algo in BUILT_IN:
         kinds |= flag_kinds(type(train_flags(default_run(algo, "CartPole-v1"))))
     flags = {"train": _flags(kinds)}
@@ -54,6 +54,7 @@ def completion(shell: str, commands: Sequence[str], parsers: dict[str, Callable[
         flags[name] = _flags(flag_kinds(command_flags(each)), {"run_dir"})
     flags |= {name: _flags_of(parse, name) for name, parse in parsers.items()}
     values = {"--algo": list(BUILT_IN), "--env|--eval-env": sorted([*CLASSIC, *MUJOCO])}
+    values["--logger"] = ["wandb", "mlflow"]
     values |= {_flag(name): list(get_args(kind)) for name, kind in kinds.items() if get_origin(kind) is Literal}
     script = SCRIPT % {
         "commands": " ".join(commands),

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import textwrap
 from types import NoneType
-from typing import Annotated, Any, Union, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_type_hints
 
 import tyro
 
@@ -31,6 +31,10 @@ TASK = (
     *("total_steps", "seed", "num_seeds", "sweep"),
 )
 OUTPUT = "checkpoint_every", "log_every", "run_dir", "init_from", "resume"
+LOGGER = (
+    "More that hear what the run logs: wandb, Weights & Biases (offline where WANDB_MODE is offline), and mlflow. With "
+    "--resume give it again. Its package is an extra, jaxrl-kernels[wandb] or jaxrl-kernels[mlflow]."
+)
 # From Python an environment may be a function too; a flag takes names.
 NAMED = {"env": str, "eval_env": str | None, "wrapper": tuple[str, ...], "networks": str | None}
 
@@ -49,7 +53,10 @@ def train_flags(run: RunConfig) -> Any:
         "algorithm": _settings(run.agent),
         "loop": _settings(run.loop),
         "evaluation": [(name, kinds[name], values[name], texts.get(name, "")) for name in evaluation],
-        "output": [(name, kinds[name], values[name], texts.get(name, "")) for name in OUTPUT],
+        "output": [
+            *((name, kinds[name], values[name], texts.get(name, "")) for name in OUTPUT),
+            ("logger", tuple[Literal["wandb", "mlflow"], ...], (), LOGGER),
+        ],
     }
     made = [(title, _group(title, flags)) for title, flags in groups.items()]
     kind = dataclasses.make_dataclass("TrainFlags", [(title, group, group()) for title, group in made], frozen=True)
@@ -60,7 +67,7 @@ def train_flags(run: RunConfig) -> Any:
 def run_of(flags: Any, default: RunConfig) -> RunConfig:
     """The run that the flags stand for, where the parser has read them; `default` is what they were made of."""
     given = {field.name: _values(getattr(flags, field.name)) for field in dataclasses.fields(flags)}
-    del given["task"]["num_threads"]  # No setting of a run: the process has it.
+    del given["task"]["num_threads"], given["output"]["logger"]  # No settings of a run: the process has them.
     if given["task"]["wrapper"] == ("None",):
         given["task"]["wrapper"] = ()
     return dataclasses.replace(

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import jaxrl
-from jaxrl.cli.arguments import gathered, parse, parse_run, with_threads
+from jaxrl.cli.arguments import gathered, parse, parse_run, with_loggers, with_threads
 from jaxrl.cli.startup import (
     check_display,
     current_folder_first,
@@ -99,18 +99,20 @@ def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> 
 
     def command() -> None:
         with nothing_collected():
-            words = with_threads(sys.argv[1:] if argv is None else argv)
+            words, named = with_loggers(with_threads(sys.argv[1:] if argv is None else argv))
             import_jax()
             run = parse_run(words, prog)
+            from jaxrl.loggers.named import named_loggers
             from jaxrl.runs.sweep import is_study
             from jaxrl.training.train import train, train_many
         if run.render:
             check_display()
         with no_exit_of_others():
             if is_study(run):
-                _print_results(run, train_many(run))
+                several = train_many(run, loggers=lambda one: named_loggers(named, one.resume or one.run_dir))
+                _print_results(run, several)
             else:
-                train(run)
+                train(run, loggers=named_loggers(named))
 
     return _run(command)
 

@@ -18,6 +18,7 @@ RENAMED = {
     **dict.fromkeys(("save_freq", "save_interval", "checkpoint_freq"), "{checkpoint_every}"),
     **dict.fromkeys(("log_interval", "log_freq"), "{log_every}, counted in steps"),
     **dict.fromkeys(("log_folder", "log_dir", "logdir", "tensorboard_log", "save_path", "exp_name"), "{run_dir}"),
+    **dict.fromkeys(("track", "use_wandb", "wandb", "wandb_project_name"), "{logger} wandb"),
     **dict.fromkeys(("trained_agent", "load_model", "checkpoint"), "{resume} to go on, {init_from} to begin anew from"),
     # Networks and optimisers
     **dict.fromkeys(("learning_rate", "lr"), "{actor_learning_rate} and {critic_learning_rate}"),

@@ -13,7 +13,7 @@ from jaxrl.runs.algorithms import BUILT_IN, settings_of
 from jaxrl.runs.other_words import ABSENT, RENAMED, ours_for
 
 PAGE = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text()
-RUN = set(RunConfig.__dataclass_fields__)
+RUN = {*RunConfig.__dataclass_fields__, "logger"}
 SETTINGS = {name: RUN.union(*settings_of(row)) - {"agent", "loop"} for name, row in BUILT_IN.items()}
 
 
