@@ -35,6 +35,7 @@ USAGE = """usage: jaxrl train --algo NAME --env ID [OPTIONS]
        jaxrl export RUN_DIR --onnx FILE
        jaxrl study STUDY.toml [OPTIONS]
        jaxrl plot RUN_DIR ... [OPTIONS]
+       jaxrl tune --algo NAME --env ID [OPTIONS]
        jaxrl completion bash|zsh
        jaxrl --version
 each command lists its options with --help"""
@@ -81,7 +82,7 @@ def _completion(argv: Sequence[str], prog: str) -> int:
         return _complain(BadInput(f"{prog} takes the name of one shell, bash or zsh"))
 
     def command() -> None:
-        say(completion(argv[0], [*COMMANDS], {"study": _study, "plot": _plot}), sys.stdout)
+        say(completion(argv[0], [*COMMANDS], {"study": _study, "plot": _plot, "tune": _tune}), sys.stdout)
 
     return _run(command)
 
@@ -166,6 +167,16 @@ def _export(argv: Sequence[str], prog: str) -> int:
     return _run(command)
 
 
+def _tune(argv: Sequence[str], prog: str) -> int:
+    def command() -> None:
+        import_jax()
+        from jaxrl.cli.tune import tune
+
+        tune(argv, prog)
+
+    return _run(command)
+
+
 def _run(command: Callable[[], None]) -> int:
     prepare_jax()
     if threading.current_thread() is threading.main_thread():
@@ -198,6 +209,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], str], int]] = {
     "export": _export,
     "study": _study,
     "plot": _plot,
+    "tune": _tune,
     "completion": _completion,
 }
 
