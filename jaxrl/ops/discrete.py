@@ -24,6 +24,11 @@ class Categorical:
     Attributes:
       logits: `(..., K)`, unnormalised log-probabilities (nats).
       start: the integer that the first logit stands for.
+
+    Example:
+      >>> policy = Categorical(np.log(np.float32([[0.25, 0.75]])), start=1)
+      >>> policy.mode().tolist(), np.exp(policy.log_prob(np.array([1]))).round(3).tolist()
+      ([2], [0.25])
     """
 
     logits: Array | np.ndarray

@@ -141,6 +141,11 @@ class RunConfig:
           env: the task.
           settings: such as `total_steps=100_000, num_steps=128, gamma=0.98`.
 
+        Example:
+          >>> run = RunConfig.of("ppo", "CartPole-v1", num_steps=128, gamma=0.98)
+          >>> run.loop.num_steps, run.agent.gamma, run.num_envs
+          (128, 0.98, 8)
+
         Raises:
           BadInput: no such algorithm, or it has no such setting.
         """
