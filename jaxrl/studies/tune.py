@@ -210,7 +210,7 @@ def write_best(search: Search, study: Any, seeds: Sequence[int]) -> tuple[Path, 
     lines = {
         "name": f"{search.folder.name}-judged",
         "results": str(search.folder / "judged"),
-        "figure": str(search.folder / "judged"),
+        "figure": str(search.folder / "curves"),
         "seeds": list(seeds),
         "flags": shlex.join(search.flags),
     }

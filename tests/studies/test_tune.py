@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -17,7 +18,7 @@ from jaxrl.runs.algorithms import BUILT_IN, settings_of
 from jaxrl.runs.config import RunConfig
 from jaxrl.studies.script import Mistake
 from jaxrl.studies.study_file import load
-from jaxrl.studies.tune import Search, flags_of, open_study
+from jaxrl.studies.tune import Search, flags_of, open_study, write_best
 from jaxrl.studies.tune_space import SPACES, Choice, Range, load_space
 
 NAMES = {"gamma", "num_epochs", "actor_learning_rate"}
@@ -67,6 +68,22 @@ def search(folder, **others):
     space = {"gamma": Choice((0.9, 0.99)), "actor_learning_rate": Range(1e-4, 1e-2, True)}
     made = Search("ppo", "CartPole-v1", (), (), {"gamma": 0.99}, space, 3, 4, 1, folder, "random")
     return made._replace(**others)
+
+
+class Found(NamedTuple):
+    """What a search gives of itself at its end."""
+
+    best_params: dict
+
+
+def test_the_study_file_judges_what_was_found_beside_the_start(tmp_path):
+    made = search(tmp_path, flags=("--total-steps", "3k"), moved=("--gamma", "0.5"))
+    path, command = write_best(made, Found({"gamma": 0.99}), [4, 5])
+    file = load(path)
+    assert (file["seeds"], file["flags"], file["tasks"]) == ([4, 5], "--total-steps 3k", {"CartPole-v1": ""})
+    assert file["variants"] == {"found": "--gamma 0.99", "start": "--gamma 0.5"}
+    assert file["results"] != file["figure"], "a figure is three files, one of them a table"
+    assert parse_run(command[2:]).agent.gamma == 0.99
 
 
 def test_a_database_of_another_search_is_refused(tmp_path):
