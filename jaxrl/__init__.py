@@ -1,10 +1,12 @@
-"""jaxrl: DDPG and PPO as pure, jitted update kernels, and a thin loop that drives Gymnasium and MuJoCo with them.
+"""jaxrl: reinforcement learning as pure, jitted update kernels, and a thin loop that drives environments with them.
 
 Importing this costs nothing: each name below brings in its module when it is first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
 
 _HOME = {
     "BadInput": "errors",
@@ -71,7 +73,18 @@ _HOME = {
     "load_policy": "storage.policy",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
+# Listed once more, because type checkers do not compute it.
+__all__ = [
+    "Algorithm", "BadInput", "Categorical", "Completions", "DDPGConfig", "DDPGState", "Deterministic", "DeviceEnvs",
+    "DiagGaussian", "EnvironmentFault", "EnvironmentLost", "Logger", "MultiCategorical", "OffPolicySettings",
+    "OnPolicySettings", "PPOConfig", "PPOState", "RLOOConfig", "RLOOState", "Replay", "ReplaySettings", "RunConfig",
+    "SACConfig", "SACState", "TD3Config", "TD3State", "TanhGaussian", "Transition", "adapt_kl_coef",
+    "behaviour_policy", "check_completions", "clipped_surrogate", "collect", "ddpg_act", "ddpg_init", "ddpg_update",
+    "evaluate_on_device", "gae", "kl_divergence", "leave_one_out", "load_policy", "make_device_envs", "make_envs",
+    "ppo_act", "ppo_init", "ppo_update", "register", "replay_add", "replay_init", "replay_sample", "rloo_init",
+    "rloo_update", "sac_act", "sac_init", "sac_update", "sample_completions", "td3_act", "td3_init", "td3_update",
+    "td_target", "train", "train_many",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from jaxrl.algos.algorithm import Algorithm, OffPolicySettings, OnPolicySettings, ReplaySettings

@@ -201,3 +201,11 @@ def test_public_names_are_there():
         assert name in dir(jaxrl)
     with pytest.raises(AttributeError, match="no attribute 'ppo_updat'"):
         _ = jaxrl.ppo_updat
+
+
+def test_type_checkers_and_stars_get_every_public_name():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    lazy = {name for name in dir(jaxrl) if hasattr(getattr(jaxrl, name), "__module__") and not name.startswith("_")}
+    assert imported == set(jaxrl.__all__) == lazy - {"Any"}

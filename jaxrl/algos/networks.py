@@ -16,11 +16,18 @@ import numpy as np
 from flax.training.train_state import TrainState
 from jax import Array
 
-from jaxrl.algos.host import mlp_on_host, relu_on_host
+from jaxrl.algos.host import (
+    LOG_STD_RANGE,
+    categorical,
+    deterministic,
+    gaussian,
+    multi_categorical,
+    ruled_out,
+    scaled,
+    squashed_gaussian,
+)
 from jaxrl.algos.matmul import joined_product, product
 from jaxrl.ops.distributions import Categorical, Deterministic, DiagGaussian, MultiCategorical, TanhGaussian
-
-LOG_STD_RANGE = -20.0, 2.0  # Of a log-std that a network gives: beyond them its exponential is of no use in float32.
 
 
 class MLP(nn.Module):
@@ -62,7 +69,7 @@ class CategoricalActor(nn.Module):
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> Categorical:
-        return Categorical(mlp_on_host(params["mlp"], obs), self.start)
+        return Categorical(*categorical(params, obs, self.start))
 
 
 class MultiCategoricalActor(nn.Module):
@@ -77,19 +84,11 @@ class MultiCategoricalActor(nn.Module):
     @nn.compact
     def __call__(self, obs: Array) -> MultiCategorical:
         outputs = MLP(self.hidden_sizes, len(self.sizes) * max(self.sizes), 0.01, self.dtype, name="mlp")(obs)
-        return self._ruled_out(jnp, outputs)
+        return MultiCategorical(ruled_out(jnp, outputs, self.sizes), self.starts)
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> MultiCategorical:
-        return self._ruled_out(np, mlp_on_host(params["mlp"], obs))
-
-    @nn.nowrap
-    def _ruled_out(self, lib: Any, outputs: Any) -> MultiCategorical:
-        """Every component gets as many logits as the largest has; those that it has no value for count for nothing."""
-        most = max(self.sizes)
-        logits = outputs.reshape(*outputs.shape[:-1], len(self.sizes), most)
-        has = (np.arange(most) < np.array(self.sizes)[:, None]).reshape((1,) * (logits.ndim - 2) + (-1, most))
-        return MultiCategorical(lib.where(has, logits, -np.inf).astype(outputs.dtype), self.starts)
+        return MultiCategorical(*multi_categorical(params, obs, self.sizes, self.starts))
 
 
 class GaussianActor(nn.Module):
@@ -114,8 +113,7 @@ class GaussianActor(nn.Module):
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> DiagGaussian:
-        mean = mlp_on_host(params["mlp"], obs)
-        return self._policy(mean, np.broadcast_to(params["log_std"], mean.shape))
+        return self._policy(*gaussian(params, obs, self.low, self.high, squash=False)[:2])
 
     @nn.nowrap
     def _policy(self, mean: Any, log_std: Any) -> DiagGaussian:
@@ -148,15 +146,11 @@ class DeterministicActor(nn.Module):
         for width in self.hidden_sizes:
             x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype)(x))
         unit = nn.tanh(_uniform_dense(len(self.low), x.shape[-1], self.dtype)(x))
-        return Deterministic(self._scale(unit))
+        return Deterministic(scaled(unit, self.low, self.high, self.dtype))
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> Deterministic:
-        return Deterministic(self._scale(np.tanh(mlp_on_host(params, obs, relu_on_host))))
-
-    def _scale(self, unit: Any) -> Any:
-        low, high = np.asarray((self.low, self.high), self.dtype).reshape((2,) + (1,) * (unit.ndim - 1) + (-1,))
-        return (low + high) / 2 + (high - low) / 2 * unit
+        return Deterministic(*deterministic(params, obs, self.low, self.high, self.dtype))
 
 
 class ActionValue(nn.Module):
@@ -205,16 +199,13 @@ class SquashedGaussianActor(nn.Module):
         x = obs
         for width in self.hidden_sizes:
             x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype)(x))
-        return self._policy(jnp, _uniform_dense(2 * len(self.low), x.shape[-1], self.dtype)(x))
+        outputs = _uniform_dense(2 * len(self.low), x.shape[-1], self.dtype)(x)
+        mean, log_std = outputs[..., : len(self.low)], outputs[..., len(self.low) :]
+        return TanhGaussian(mean, jnp.clip(log_std, *LOG_STD_RANGE), self.low, self.high)
 
     @nn.nowrap
     def on_host(self, params: Any, obs: np.ndarray) -> TanhGaussian:
-        return self._policy(np, mlp_on_host(params, obs, relu_on_host))
-
-    @nn.nowrap
-    def _policy(self, lib: Any, outputs: Any) -> TanhGaussian:
-        mean, log_std = outputs[..., : len(self.low)], outputs[..., len(self.low) :]
-        return TanhGaussian(mean, lib.clip(log_std, *LOG_STD_RANGE), self.low, self.high)
+        return TanhGaussian(*squashed_gaussian(params, obs, self.low, self.high))
 
 
 class JoiningDense(nn.Module):

@@ -11,25 +11,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from jaxrl.cli.startup import no_exit_of_others
+from jaxrl.cli.values import flag_kinds, setting_named, understood, whole
 from jaxrl.errors import BadInput
 from jaxrl.output import Output
+from jaxrl.runs.other_words import ours_for
 
 if TYPE_CHECKING:
     from jaxrl.runs.config import RunConfig
 
 T = TypeVar("T")
-NAMES = (
-    "--algo",
-    "--env",
-    "--networks",
-    "--eval-env",
-    "--wrapper",
-    "--run-dir",
-    "--init-from",
-    "--resume",
-    "--video",
-)  # Flags whose values are names.
-MAY_MOVE = "total_steps", "num_devices", "updates_per_call"  # What a run that resumes may be told anew.
+MAY_MOVE = "total_steps", "num_devices", "updates_per_call"  # The settings that a resumed run may be given anew.
 REPEATABLE = "--sweep", "--wrapper"
 
 
@@ -46,11 +37,6 @@ def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
     from jaxrl.runs.sweep import load_study
 
     argv = gathered(argv)
-    if any(word.partition("=")[0] in ("--target-kl", "--target_kl") for word in argv):
-        raise BadInput(
-            "--target-kl is not supported, two settings come near it: --stop-kl ends an update at a bound, as others' "
-            "target_kl does; --kl-target is the KL divergence that an adaptive penalty aims at"
-        )
     first, _ = _some_flags(argv, **{"--algo": None, "--env": "CartPole-v1", "--resume": None})
     if first.algo is not None and ":" in first.algo:
         with no_exit_of_others():
@@ -59,7 +45,17 @@ def parse_run(argv: Sequence[str], prog: str = "train.py") -> "RunConfig":
         return _resumed(load_study(first.resume, first.algo), argv)
     default = default_run(first.algo or "ppo", first.env)
     flags = train_flags(default)
+    _answer_other_words(argv, {*flag_kinds(type(flags))})
     return run_of(parse(type(flags), argv, prog, flags), default)
+
+
+def _answer_other_words(argv: Sequence[str], settings: set[str]) -> None:
+    """Raises BadInput for a flag of other libraries, with ours."""
+    for word in argv:
+        name = setting_named(word)
+        answer = name and ours_for(name, settings, lambda setting: f"--{setting.replace('_', '-')}")
+        if answer:
+            raise BadInput(f"{word.partition('=')[0]} is a word of other libraries, {answer}")
 
 
 def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
@@ -75,7 +71,7 @@ def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     moved = {name: getattr(given, name) for name in MAY_MOVE if getattr(given, name) is not None}
     for name, word in moved.items():
         try:
-            moved[name] = int(_spelled_out(word))
+            moved[name] = int(whole(word))
         except ValueError as error:
             raise BadInput(f"--{name.replace('_', '-')} {word} is no whole number") from error
     over_all_steps = run.anneals and getattr(run.loop, "anneal_steps", None) is None
@@ -113,6 +109,16 @@ def with_threads(argv: Sequence[str]) -> list[str]:
     return others
 
 
+def with_loggers(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes `--logger` out of the flags, and gives the names that it has: no setting of a run, but of this command."""
+    if {"-h", "--help"} & set(argv):
+        return list(argv), []
+    parser = _lenient_parser()
+    parser.add_argument("--logger", nargs="*", action="extend", default=[])
+    given, others = _leniently(parser, argv)
+    return others, [name for name in given.logger if name.lower() != "none"]
+
+
 def _some_flags(argv: Sequence[str], **flags: str | None) -> tuple[argparse.Namespace, list[str]]:
     return _leniently(_lenient_parser(**flags), argv)
 
@@ -133,10 +139,10 @@ def _leniently(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[ar
 
 
 def parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) -> T:
-    """Tyro's parser, its boxed complaints turned into one line, `none` accepted beside `None`, and 1e6 for 1000000."""
+    """Tyro's parser, with values as people write them, its boxed complaints turned into one line."""
     import tyro
 
-    words = [_spelled_out(word, flag in NAMES) for flag, word in zip(["", *argv], argv, strict=False)]
+    words = understood(argv, flag_kinds(kind))
     complaint, output = io.StringIO(), Output(sys.stdout)
     try:
         with contextlib.redirect_stderr(complaint), contextlib.redirect_stdout(cast(TextIO, output)):
@@ -171,12 +177,3 @@ def gathered(argv: Sequence[str]) -> list[str]:
             here = others if word.startswith("-") else here
             here.append(word)
     return others + [word for flag, values in gathered.items() for word in (flag, *values)]
-
-
-def _spelled_out(word: str, is_name: bool = False) -> str:
-    """`none` as tyro wants it, and `1e6` as the whole number that it is, unless it is the name of something."""
-    if word.lower() == "none":
-        return "None"
-    if not is_name and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", word) and float(word).is_integer():
-        return str(int(float(word)))
-    return word

@@ -7,7 +7,7 @@ import inspect
 import itertools
 import textwrap
 from types import NoneType
-from typing import Annotated, Any, Union, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_type_hints
 
 import tyro
 
@@ -32,6 +32,10 @@ TASK = (
     *("total_steps", "seed", "num_seeds", "sweep"),
 )
 OUTPUT = "checkpoint_every", "log_every", "run_dir", "init_from", "resume"
+LOGGER = (
+    "More that hear what the run logs: wandb, Weights & Biases (offline where WANDB_MODE is offline), and mlflow. With "
+    "--resume give it again. Its package is an extra, jaxrl-kernels[wandb] or jaxrl-kernels[mlflow]."
+)
 # From Python an environment may be a function too; a flag takes names.
 NAMED = {"env": str, "eval_env": str | None, "wrapper": tuple[str, ...], "networks": str | None}
 
@@ -50,7 +54,10 @@ def train_flags(run: RunConfig) -> Any:
         "algorithm": _settings(run.agent),
         "loop": _settings(run.loop),
         "evaluation": [(name, kinds[name], values[name], texts.get(name, "")) for name in evaluation],
-        "output": [(name, kinds[name], values[name], texts.get(name, "")) for name in OUTPUT],
+        "output": [
+            *((name, kinds[name], values[name], texts.get(name, "")) for name in OUTPUT),
+            ("logger", tuple[Literal["wandb", "mlflow"], ...], (), LOGGER),
+        ],
     }
     made = [(title, _group(title, flags)) for title, flags in groups.items()]
     kind = dataclasses.make_dataclass("TrainFlags", [(title, group, group()) for title, group in made], frozen=True)
@@ -61,7 +68,7 @@ def train_flags(run: RunConfig) -> Any:
 def run_of(flags: Any, default: RunConfig) -> RunConfig:
     """The run that the flags stand for, where the parser has read them; `default` is what they were made of."""
     given = {field.name: _values(getattr(flags, field.name)) for field in dataclasses.fields(flags)}
-    del given["task"]["num_threads"]  # No setting of a run: the process has it.
+    del given["task"]["num_threads"], given["output"]["logger"]  # No settings of a run: the process has them.
     if given["task"]["wrapper"] == ("None",):
         given["task"]["wrapper"] = ()
     return dataclasses.replace(
@@ -100,17 +107,32 @@ class EvaluateFlags:
     """Folder for a video of each episode (mp4), or FILE.webp or FILE.gif for one animation of them all."""
 
 
-def evaluate_flags() -> Any:
-    """The class of the flags of `evaluate`, with help that has no line breaks of its own."""
-    kinds, texts = get_type_hints(EvaluateFlags, include_extras=True), _docs(EvaluateFlags)
+@dataclasses.dataclass(frozen=True)
+class ExportFlags:
+    """Writes a saved policy for use where there is no jaxrl: observations in, actions for the environment out, with the
+    normaliser inside and any number of rows."""
+
+    run_dir: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN_DIR")]
+    """Folder of a run (its best policy), or of one policy in it, such as RUN_DIR/policy/latest."""
+    onnx: str | None = None
+    """File for an ONNX model, which ONNX Runtime and others run; for the built-in networks."""
+    stablehlo: str | None = None
+    """File for a StableHLO program, which JAX runs on a CPU, a GPU or a TPU (jax.export.deserialize); any network."""
+    networks: str | None = None
+    """Networks of your own that the policy was trained with, module:callable."""
+
+
+def command_flags(flags: type) -> Any:
+    """EvaluateFlags, say, as the parser takes it, with help that has no line breaks of its own."""
+    kinds, texts = get_type_hints(flags, include_extras=True), _docs(flags)
     fields = [
         (field.name, kinds[field.name], field)
         if field.default is dataclasses.MISSING
         else (field.name, _flag(kinds[field.name], field.name, texts[field.name]), field)
-        for field in dataclasses.fields(EvaluateFlags)
+        for field in dataclasses.fields(flags)
     ]
-    kind = dataclasses.make_dataclass("EvaluateFlags", fields, bases=(EvaluateFlags,), frozen=True)
-    kind.__doc__ = EvaluateFlags.__doc__
+    kind = dataclasses.make_dataclass(flags.__name__, fields, bases=(flags,), frozen=True)
+    kind.__doc__ = flags.__doc__
     return kind
 
 

@@ -3,15 +3,18 @@
 JAX is imported late, because what suits a machine must be set before it.
 """
 
+import platform
 import signal
 import statistics
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from jaxrl.cli.arguments import gathered, parse, parse_run, with_threads
+import jaxrl
+from jaxrl.cli.arguments import gathered, parse, parse_run, with_loggers, with_threads
 from jaxrl.cli.startup import (
     check_display,
     current_folder_first,
@@ -29,26 +32,32 @@ if TYPE_CHECKING:
 
 USAGE = """usage: jaxrl train --algo NAME --env ID [OPTIONS]
        jaxrl evaluate RUN_DIR [OPTIONS]
+       jaxrl export RUN_DIR --onnx FILE
        jaxrl study STUDY.toml [OPTIONS]
        jaxrl plot RUN_DIR ... [OPTIONS]
-each lists its options with --help"""
+       jaxrl tune --algo NAME --env ID [OPTIONS]
+       jaxrl completion bash|zsh
+       jaxrl --version
+each command lists its options with --help"""
+COMPLETION = """usage: jaxrl completion bash|zsh
+
+Prints what completes commands, flags and some of their values. In ~/.bashrc, or ~/.zshrc with zsh:
+
+    eval "$(jaxrl completion bash)\""""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `jaxrl`. Returns the exit code."""
-    commands: dict[str, Callable[[Sequence[str], str], int]] = {
-        "train": train_command,
-        "evaluate": evaluate_command,
-        "study": _study,
-        "plot": _plot,
-    }
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in commands:
-        return commands[argv[0]](argv[1:], f"jaxrl {argv[0]}")
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:], f"jaxrl {argv[0]}")
     if not argv or argv[0] in ("-h", "--help"):
         say(USAGE, sys.stdout)
         return 0
-    return _complain(BadInput(f"there is no command {argv[0]!r}: it must be {' or '.join(commands)}"))
+    if argv[0] == "--version":
+        say(f"jaxrl {jaxrl.__version__}, jax {metadata.version('jax')}, Python {platform.python_version()}", sys.stdout)
+        return 0
+    return _complain(BadInput(f"there is no command {argv[0]!r}: it must be {' or '.join(COMMANDS)}"))
 
 
 def _study(argv: Sequence[str], prog: str) -> int:
@@ -61,6 +70,21 @@ def _plot(argv: Sequence[str], prog: str) -> int:
     from jaxrl.studies.plot import main as plot  # Brings matplotlib and SciPy.
 
     return plot(argv, prog)
+
+
+def _completion(argv: Sequence[str], prog: str) -> int:
+    from jaxrl.cli.completion import completion
+
+    if {"-h", "--help"} & set(argv):
+        say(COMPLETION, sys.stdout)
+        return 0
+    if len(argv) != 1:
+        return _complain(BadInput(f"{prog} takes the name of one shell, bash or zsh"))
+
+    def command() -> None:
+        say(completion(argv[0], [*COMMANDS], {"study": _study, "plot": _plot, "tune": _tune}), sys.stdout)
+
+    return _run(command)
 
 
 def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
@@ -76,9 +100,10 @@ def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> 
 
     def command() -> None:
         with nothing_collected():
-            words = with_threads(sys.argv[1:] if argv is None else argv)
+            words, named = with_loggers(with_threads(sys.argv[1:] if argv is None else argv))
             import_jax()
             run = parse_run(words, prog)
+            from jaxrl.loggers.named import named_loggers
             from jaxrl.runs.on_device import is_on_device
             from jaxrl.runs.sweep import is_study
             from jaxrl.training.train import train, train_many
@@ -86,9 +111,10 @@ def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> 
             check_display()
         with no_exit_of_others():
             if is_study(run):
-                _print_results(run, train_many(run))
+                several = train_many(run, loggers=lambda one: named_loggers(named, one.resume or one.run_dir))
+                _print_results(run, several)
             else:
-                train(run)
+                train(run, loggers=named_loggers(named))
 
     return _run(command)
 
@@ -120,12 +146,34 @@ def evaluate_command(argv: Sequence[str] | None = None, prog: str = "evaluate.py
     def command() -> None:
         import_jax()
         from jaxrl.cli.evaluate import run_policy
-        from jaxrl.cli.flags import evaluate_flags
+        from jaxrl.cli.flags import EvaluateFlags, command_flags
 
         words = gathered(sys.argv[1:] if argv is None else argv)
-        flags = parse(evaluate_flags(), words, prog)
+        flags = parse(command_flags(EvaluateFlags), words, prog)
         with no_exit_of_others():
             run_policy(flags)
+
+    return _run(command)
+
+
+def _export(argv: Sequence[str], prog: str) -> int:
+    def command() -> None:
+        import_jax()
+        from jaxrl.cli.export import export
+        from jaxrl.cli.flags import ExportFlags, command_flags
+
+        with no_exit_of_others():
+            export(parse(command_flags(ExportFlags), argv, prog))
+
+    return _run(command)
+
+
+def _tune(argv: Sequence[str], prog: str) -> int:
+    def command() -> None:
+        import_jax()
+        from jaxrl.cli.tune import tune
+
+        tune(argv, prog)
 
     return _run(command)
 
@@ -155,6 +203,16 @@ def _complain(error: Exception) -> int:
     say(f"jaxrl: {' '.join(str(error).split())}", sys.stderr)
     return 2
 
+
+COMMANDS: dict[str, Callable[[Sequence[str], str], int]] = {
+    "train": train_command,
+    "evaluate": evaluate_command,
+    "export": _export,
+    "study": _study,
+    "plot": _plot,
+    "tune": _tune,
+    "completion": _completion,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Observations as networks see them: flattened to rows of float32. No JAX.
+"""Observations as networks see them: flattened to rows of float32. No JAX; Gymnasium only where a space is given.
 
 The order and the values are those of `gymnasium.spaces.flatten`. A Box or a MultiBinary is taken in C order. A Discrete
 becomes one-hot: a number for each of its values, of which the present one's is 1 and all others are 0. So does each
@@ -10,12 +10,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gymnasium import spaces
 
 from jaxrl.errors import BadInput
+
+if TYPE_CHECKING:
+    from gymnasium import spaces
 
 MAX_ONE_HOT_VALUES = 2**20  # Of a one-hot observation: at this width a layer of 64 units already takes 256 MiB.
 
@@ -41,12 +43,14 @@ class Binary:
 Layout = tuple[int, ...] | OneHot | Binary | dict[str, Any] | list[Any]
 
 
-def layout(space: spaces.Space) -> Layout:
+def layout(space: "spaces.Space") -> Layout:
     """Returns all that is needed to flatten the observations of a space.
 
     Raises:
       BadInput: the space or a part of it is of a kind that is not supported, or is empty.
     """
+    from gymnasium import spaces
+
     if isinstance(space, spaces.Dict | spaces.Tuple):
         if not space.spaces:
             raise BadInput(f"observation space {type(space).__name__} is empty: it must have at least one part")
@@ -191,7 +195,7 @@ def to_float32(numbers: Any) -> np.ndarray:
 
 
 def _one_hot(layout: OneHot, obs: Any, num_rows: int) -> np.ndarray:
-    number, value = _columns(layout)
+    number, value = one_hot_columns(layout)
     hit = np.asarray(obs).reshape(num_rows, len(layout.sizes))[:, number] == value
     rows = hit.astype(np.float32)
     rows[hit.sum(1) != len(layout.sizes)] = np.nan
@@ -199,8 +203,8 @@ def _one_hot(layout: OneHot, obs: Any, num_rows: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _columns(layout: OneHot) -> tuple[np.ndarray, np.ndarray]:
-    """Of each column of a one-hot row, the number that it belongs to, by index, and the value that it stands for."""
+def one_hot_columns(layout: OneHot) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the number that each column of a one-hot row belongs to, by index, and the value that it stands for."""
     number = np.repeat(np.arange(len(layout.sizes)), layout.sizes)
     values = [np.arange(start, start + size) for start, size in zip(layout.starts, layout.sizes, strict=True)]
     return number, np.concatenate(values)

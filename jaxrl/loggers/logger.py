@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrl.envs.episodes import FinishedEpisode
@@ -32,6 +33,15 @@ class Logger:
     thread that train. A run that resumes takes the steps after its last checkpoint again, and its loggers hear of them
     again.
     """
+
+    def begin(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
+        """Called once, before all others, when the run's folder is there. A logger without this method is one too.
+
+        Args:
+          folder: the run's.
+          settings: those of `config.json`, the algorithm's in `agent`.
+          step: where the run begins: 0, or the step of the checkpoint that it resumes from.
+        """
 
     def episodes(self, step: int, finished: Sequence[FinishedEpisode], wall_time: float) -> None:
         """Called after each step in which episodes ended.
@@ -128,6 +138,14 @@ class Loggers(Logger):
         except BaseException as error:
             if self.raised is None:
                 self.raised = error
+
+    def begin(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
+        """Tells each logger that wants to hear it."""
+        for logger in self._own:
+            logger.begin(folder, settings, step)
+        for logger in self._users:
+            if self.raised is None and hasattr(logger, "begin"):
+                self._tell_user(logger, "begin", folder, settings, step)
 
     def episodes(self, step: int, finished: Sequence[FinishedEpisode], wall_time: float) -> None:
         """Tells each logger."""

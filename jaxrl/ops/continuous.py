@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrl.ops.arrays import compiled, in_line_with, on_host
+from jaxrl.ops.arrays import compiled, on_host
+from jaxrl.ops.host import HostGaussian, HostTanhGaussian, in_line_with
 
 QUADRATURE_NODES = 32
 
@@ -75,12 +76,9 @@ class DiagGaussian:
         """The mean, shape `(..., A)`."""
         return self.mean
 
-    @np.errstate(all="ignore")
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """Draws one action per row on the NumPy side: `m + s * noise`. float32 or float64 as the mean; `(..., A)`."""
-        mean, log_std = on_host(self.mean), on_host(self.log_std)
-        noise = rng.standard_normal(mean.shape, dtype=mean.dtype)
-        return mean + np.exp(log_std) * noise
+        return HostGaussian(on_host(self.mean), on_host(self.log_std)).sample(rng)
 
     @compiled
     def sample_jax(self, key: Array) -> Any:
@@ -148,14 +146,11 @@ class TanhGaussian(DiagGaussian):
         log_density = -(0.5 * jnp.square(noise) + log_std + 0.5 * math.log(2 * math.pi))
         return u, (log_density - self._log_slope(u)).sum(-1)
 
-    @np.errstate(all="ignore")
     def to_env(self, action: Any) -> Any:
         """The a of this u, `(..., A)`, within the bounds: a JAX array of a JAX array, else a NumPy array."""
         if isinstance(action, jax.Array):
             return self._scaled(action)
-        action = np.asarray(action)
-        low, high = (in_line_with(action, bound) for bound in (self.low, self.high))
-        return np.clip((low + high) / 2 + (high - low) / 2 * np.tanh(action), low, high)
+        return HostTanhGaussian(action, action, self.low, self.high).to_env(action)
 
     @compiled
     def _scaled(self, action: Array) -> Array:

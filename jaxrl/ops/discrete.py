@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrl.ops.arrays import compiled, in_line_with, on_host
+from jaxrl.ops.arrays import compiled, on_host
+from jaxrl.ops.host import HostCategorical, in_line_with
 
 
 @jax.tree_util.register_dataclass
@@ -23,6 +24,11 @@ class Categorical:
     Attributes:
       logits: `(..., K)`, unnormalised log-probabilities (nats).
       start: the integer that the first logit stands for.
+
+    Example:
+      >>> policy = Categorical(np.log(np.float32([[0.25, 0.75]])), start=1)
+      >>> policy.mode().tolist(), np.exp(policy.log_prob(np.array([1]))).round(3).tolist()
+      ([2], [0.25])
     """
 
     logits: Array | np.ndarray
@@ -56,11 +62,9 @@ class Categorical:
         """The most probable action, the first of equals, shape `(...)`."""
         return _plus(self.logits.argmax(-1), self.start)
 
-    @np.errstate(all="ignore")
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """Draws one action per row on the NumPy side: `argmax_k(logits_k + Gumbel noise)`. int64, shape `(...)`."""
-        logits = on_host(self.logits)
-        return np.argmax(logits + rng.gumbel(size=logits.shape), axis=-1) + self.start
+        return HostCategorical(on_host(self.logits), self.start).sample(rng)
 
     @compiled
     def sample_jax(self, key: Array) -> Any:
@@ -107,10 +111,9 @@ class MultiCategorical:
         """The most probable action, shape `(..., D)`."""
         return _plus(Categorical(self.logits).mode(), self.starts)
 
-    @np.errstate(all="ignore")
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """Draws one action per row on the NumPy side. int64, shape `(..., D)`."""
-        return Categorical(self.logits).sample(rng) + np.array(self.starts)
+        return HostCategorical(on_host(self.logits), self.starts).sample(rng)
 
     @compiled
     def sample_jax(self, key: Array) -> Any:

@@ -64,6 +64,11 @@ def kl_divergence(old: Distribution, new: Distribution) -> Array:
 
     Raises:
       TypeError: the two are of different kinds.
+
+    Example, of two Gaussians of standard deviation 1 whose means are 1 apart:
+      >>> zero, one = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+      >>> kl_divergence(DiagGaussian(zero, zero), DiagGaussian(one, zero)).tolist()
+      [0.5]
     """
     if type(old) is not type(new):
         raise TypeError(f"kl_divergence needs two of a kind, not {type(old).__name__} and {type(new).__name__}")

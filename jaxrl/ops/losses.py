@@ -30,6 +30,12 @@ def clipped_surrogate(log_prob: Array, old_log_prob: Array, advantage: Array, cl
     Raises:
       AssertionError: shapes differ; the message names the argument.
 
+    Example, of an action twice as probable as before, good and bad:
+      >>> import numpy as np
+      >>> new, old = np.log(np.float32([0.5, 0.5])), np.log(np.float32([0.25, 0.25]))
+      >>> clipped_surrogate(new, old, np.float32([1, -1]), clip_eps=0.25).round(3).tolist()
+      [1.25, -2.0]
+
     Source: Schulman et al. 2017 (arXiv 1707.06347), equations 6 and 7.
     """
     for name, argument in {"old_log_prob": old_log_prob, "advantage": advantage}.items():
@@ -81,6 +87,10 @@ def adapt_kl_coef(kl_coef: Array, kl: Array, kl_target: ArrayLike) -> Array:
 
     Returns:
       The coefficient to use from the next update on.
+
+    Example:
+      >>> [float(adapt_kl_coef(1.0, kl, kl_target=0.01)) for kl in (0.001, 0.011, 0.1)]
+      [0.5, 1.0, 2.0]
 
     Source: Schulman et al. 2017 (arXiv 1707.06347), section 4.
     """

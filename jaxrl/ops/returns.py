@@ -32,6 +32,12 @@ def td_target(reward: Array, next_value: Array, terminated: Array, gamma: ArrayL
     Raises:
       AssertionError: shapes differ; the message names the argument.
 
+    Example, of two steps of which the second ended its episode:
+      >>> import numpy as np
+      >>> reward, next_value = np.float32([1, 1]), np.float32([4, 4])
+      >>> td_target(reward, next_value, np.array([False, True]), gamma=0.5).tolist()
+      [3.0, 1.0]
+
     Source: Lillicrap et al. 2016 (arXiv 1509.02971), algorithm 1; Pardo et al. 2018 (arXiv 1712.00378) for time limits.
     """
     for name, argument in {"next_value": next_value, "terminated": terminated}.items():
@@ -69,6 +75,13 @@ def gae(
 
     Raises:
       AssertionError: a shape differs from that of `reward`, or it is not `(T, N)`; the message names the argument.
+
+    Example, of one environment whose first step was the last one of a time limit, and whose second step terminated:
+      >>> import numpy as np
+      >>> reward, value, next_value = np.float32([[1], [1]]), np.float32([[0], [0]]), np.float32([[8], [2]])
+      >>> terminated, truncated = np.array([[False], [True]]), np.array([[True], [False]])
+      >>> gae(reward, value, next_value, terminated, truncated, gamma=0.5, gae_lambda=0.5).tolist()
+      [[5.0], [1.0]]
 
     Source: Schulman et al. 2016 (arXiv 1506.02438), equation 16.
     """

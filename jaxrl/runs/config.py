@@ -15,6 +15,7 @@ from jaxrl.errors import BadInput
 from jaxrl.runs.algorithms import check_names, configs, find, name_for, register, settings_of
 from jaxrl.runs.convert import shown
 from jaxrl.runs.on_device import check_on_device
+from jaxrl.runs.other_words import ours_for
 
 EnvBackend = Literal["gymnasium", "async", "envpool", "jax", "gymnax", "playground", "envelope"]
 Networks = str | Callable[..., tuple[Any, Any]]
@@ -152,6 +153,11 @@ class RunConfig:
           env: the task.
           settings: such as `total_steps=100_000, num_steps=128, gamma=0.98`.
 
+        Example:
+          >>> run = RunConfig.of("ppo", "CartPole-v1", num_steps=128, gamma=0.98)
+          >>> run.loop.num_steps, run.agent.gamma, run.num_envs
+          (128, 0.98, 8)
+
         Raises:
           BadInput: no such algorithm, or it has no such setting.
         """
@@ -235,6 +241,8 @@ def _by_place(row: Algorithm, settings: Mapping[str, Any]) -> dict[str, dict[str
     for name, value in settings.items():
         place = "loop" if name in loop else "agent" if name in agent else "run"
         if place == "run" and name not in own:
+            if answer := ours_for(name, loop | agent | own, str):
+                raise BadInput(f"{row.name} has no setting {name}, a word of other libraries; {answer}")
             near = difflib.get_close_matches(name, loop | agent | own, 1)
             hint = f"; perhaps you meant {near[0]}" if near else f"; jaxrl train --algo {row.name} --help lists them"
             raise BadInput(f"{row.name} has no setting {name}{hint}")

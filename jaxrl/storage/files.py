@@ -1,5 +1,6 @@
 """Pytrees on disk: one file each, written atomically, with a SHA-256 over all of it, and read back only whole and into
 the shapes and types that are expected. Nothing of a file is interpreted before its digest is right, or ever unpickled.
+JAX is imported where there is a pytree: arrays by name are read without it.
 """
 
 import errno
@@ -12,8 +13,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrl.errors import BadInput
@@ -73,6 +72,8 @@ def save_tree(path: Path, tree: Any, notes: dict[str, Any]) -> str:
     Returns:
       The digest.
     """
+    import jax
+
     leaves = {name: np.asarray(jax.device_get(_plain(leaf))) for name, leaf in _named_leaves(tree).items()}
     text = np.frombuffer(json.dumps({"file_format": FORMAT, **notes}).encode(), np.uint8)
     archive = io.BytesIO()
@@ -104,6 +105,9 @@ def load_tree(path: Path, like: Any, partly: bool = False) -> tuple[Any, dict[st
     Raises:
       BadInput: no such file, a damaged one, or one that holds something else.
     """
+    import jax
+    import jax.numpy as jnp
+
     leaves = _named_leaves(like)
     stored, notes = load_arrays(path, leaves.keys() if partly else None)
     odd = leaves.keys() - stored.keys() if partly else leaves.keys() ^ stored.keys()
@@ -192,11 +196,16 @@ def clean_up(folder: Path) -> None:
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
     """Each leaf by its path, joined with dots."""
+    import jax
+
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def _plain(leaf: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
     return leaf

@@ -1,39 +1,25 @@
-"""A trained policy on its own: a folder that holds all it takes to act, and nothing of how it was learned."""
+"""A trained policy on its own: a folder that holds all it takes to act, and nothing of how it was learned. With a
+built-in network it is loaded and acts in NumPy alone; JAX and Gymnasium are imported where they are needed."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
-from gymnasium import spaces
 
-from jaxrl.algos.networks import (
-    CategoricalActor,
-    DeterministicActor,
-    GaussianActor,
-    MultiCategoricalActor,
-    SquashedGaussianActor,
-    host_policy,
-)
-from jaxrl.algos.own_networks import check_module, networks_for
+from jaxrl.algos.host import ACTORS, host_actor
 from jaxrl.data.normalize import Moments, Normalizer, observer
-from jaxrl.data.space_records import space_from_json, space_to_json
 from jaxrl.data.spaces import describe, layout, layout_from_json, layout_to_json, width
 from jaxrl.data.user_observations import read_observations
-from jaxrl.envs.registry import find_callable
 from jaxrl.errors import BadInput
-from jaxrl.ops.distributions import Deterministic
 from jaxrl.storage.files import load_arrays, save_tree, write_atomically
 
+if TYPE_CHECKING:
+    import flax.linen as nn
+    from gymnasium import spaces
+
 FORMAT = 2
-ACTORS: dict[str, Any] = {
-    module.__name__: module
-    for module in (CategoricalActor, MultiCategoricalActor, GaussianActor, SquashedGaussianActor, DeterministicActor)
-}
 
 
 class Policy:
@@ -43,28 +29,34 @@ class Policy:
       env: the environment's id, or what a user's own was called.
       wrapper: names of the wrappers that were around it, the innermost first.
       deterministic: whether there is nothing to sample.
-      notes: what else the bundle records: versions, and the evaluation it had.
+      notes: what the bundle records: how to act, versions, and the evaluation it had.
+      arrays: parameters, statistics and bounds, by name.
+      params: the parameters, nested as Flax has them.
+      actor: the network where it is a user's own, else None.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], notes: dict[str, Any], actor: nn.Module | None = None) -> None:
+    def __init__(self, arrays: dict[str, np.ndarray], notes: dict[str, Any], actor: "nn.Module | None" = None) -> None:
         """Puts a policy together from the arrays and the notes of a bundle, which `load_policy` reads, and the network
         where it is a user's own."""
-        self._arrays, self._actor = arrays, actor
+        self.arrays, self.actor = arrays, actor
         self.env: str = notes["env"]
         self.wrapper: tuple[str, ...] = tuple(notes.get("wrapper", ()))
         self.notes = notes
         self._layout = layout_from_json(notes["observation"])
-        params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
-        if actor is not None:
-            _check_fits(actor, params, width(self._layout))
-        self._module = _built_in(notes) if actor is None else actor
-        self._policy = host_policy(self._module, params)
-        self.deterministic: bool = notes["actor"] == DeterministicActor.__name__
-        if actor is not None:
-            example = np.zeros((1, width(self._layout)), np.float32)
-            self.deterministic = isinstance(self._policy(example), Deterministic)
+        self.params = _nested({name: array for name, array in arrays.items() if name.startswith("params.")})["params"]
+        self._policy: Callable[[np.ndarray], Any]
+        self.deterministic: bool = notes["actor"] == "DeterministicActor"
+        # The distribution of a built-in network is a tuple already, of arrays and settings.
+        self._leaves: Callable[[Any], Any] = tuple
+        if actor is None:
+            self._policy = host_actor(notes["actor"], notes["settings"], self.params["params"])
+        else:
+            from jaxrl.storage.own_actor import leaves_of, own_policy
+
+            self._policy, self.deterministic = own_policy(actor, self.params, width(self._layout))
+            self._leaves = leaves_of
         obs = Moments(arrays["obs.seen"], arrays["obs.mean"], arrays["obs.var"]) if "obs.mean" in arrays else None
-        self._params, self._normalizer = params, Normalizer(obs, None, np.zeros(0))
+        self._normalizer = Normalizer(obs, None, np.zeros(0))
         self._see = observer(self._normalizer)
         self._bounds = (arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
         self._action_shape = tuple(notes["action_shape"])
@@ -73,15 +65,17 @@ class Policy:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, also one in another process, is put together from the same arrays and notes."""
-        return type(self), (self._arrays, self.notes, self._actor)
+        return type(self), (self.arrays, self.notes, self.actor)
 
     @property
     def parts(self) -> tuple[Callable[..., Any], Any, Normalizer]:
-        """What acts, for a program of one's own: `apply(params, obs)`, the parameters, and the statistics that raw
-        observations are standardised with before."""
-        return self._module.apply, self._params, self._normalizer
+        """The parts that act, for a program of one's own: `apply(params, obs)`, the parameters, and the statistics that
+        raw observations are standardised with before."""
+        from jaxrl.storage.own_actor import module_of
 
-    def check_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        return module_of(self.actor, self.notes).apply, self.params, self._normalizer
+
+    def check_spaces(self, observation_space: "spaces.Space", action_space: "spaces.Space") -> None:
         """Raises BadInput unless an environment with these spaces is one that this policy can act in."""
         found, wanted = layout(observation_space), self._layout
         takes, gives = _action_kind(action_space), self.notes["action"]
@@ -123,7 +117,7 @@ class Policy:
             raise BadInput(f"rng is of type {type(rng).__name__}: it must be what numpy.random.default_rng makes")
         with np.errstate(all="ignore"):  # What overflows is looked for.
             distribution = self._policy(self._see(rows))
-            if any(np.isnan(leaf).any() for leaf in jax.tree.leaves(distribution)):
+            if any(np.isnan(leaf).any() for leaf in self._leaves(distribution)):
                 raise BadInput("obs holds numbers that are too large: the networks overflow, and there is no action")
             action = distribution.to_env(distribution.mode() if rng is None else distribution.sample(rng))
             # Clipped last: to round to another type can lead out of the bounds.
@@ -136,8 +130,8 @@ def save_policy(
     actor: Any,
     normalizer: Normalizer,
     env: str,
-    observation_space: spaces.Space,
-    action_space: spaces.Space,
+    observation_space: "spaces.Space",
+    action_space: "spaces.Space",
     notes: dict[str, Any],
     networks: str | None = None,
 ) -> None:
@@ -152,6 +146,10 @@ def save_policy(
       notes: anything else to record, JSON-able.
       networks: how the actor was named, `module:callable`, where it is a user's own; it is not imported here.
     """
+    from gymnasium import spaces
+
+    from jaxrl.data.space_records import space_to_json
+
     about = {
         "format": FORMAT,
         "env": env,
@@ -176,7 +174,7 @@ def save_policy(
 
 
 def load_policy(
-    path: str | Path, *, actor: nn.Module | None = None, networks: str | Callable[..., Any] | None = None
+    path: str | Path, *, actor: "nn.Module | None" = None, networks: str | Callable[..., Any] | None = None
 ) -> Policy:
     """Reads a policy that a run left behind; it needs neither the run nor the environment.
 
@@ -211,7 +209,11 @@ def load_policy(
         how = "actor=MODULE" if notes.get("networks") is None else f"networks={notes['networks']!r}"
         raise BadInput(f"{folder} holds a policy with a network of your own, {notes['actor']}: load it with {how}")
     try:
-        return Policy(arrays, notes, actor if networks is None else _actor_of(networks, notes))
+        if networks is not None:
+            from jaxrl.storage.own_actor import actor_of
+
+            actor = actor_of(networks, notes)
+        return Policy(arrays, notes, actor)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{folder} holds a policy whose description is incomplete: {error}") from error
 
@@ -220,7 +222,7 @@ def _named(actor: Any) -> dict[str, Any]:
     """How a bundle names an actor: a built-in one by its class and its settings, a user's own by its class alone, and
     one of a plain TrainState by its function."""
     module: Any = getattr(actor, "module", None)
-    if type(module) not in ACTORS.values():
+    if type(module).__name__ not in ACTORS or type(module).__module__ != "jaxrl.algos.networks":
         made_by: Any = actor.apply_fn if module is None else type(module)
         return {"actor": f"{getattr(made_by, '__module__', '')}:{getattr(made_by, '__qualname__', repr(made_by))}"}
     fields = type(module).__dataclass_fields__
@@ -228,43 +230,9 @@ def _named(actor: Any) -> dict[str, Any]:
     return {"actor": type(module).__name__, "settings": settings | {"dtype": np.dtype(settings["dtype"]).name}}
 
 
-def _built_in(notes: dict[str, Any]) -> nn.Module:
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in notes["settings"].items()}
-    return ACTORS[notes["actor"]](**settings | {"dtype": np.dtype(settings["dtype"])})
+def _action_kind(space: "spaces.Space") -> str:
+    from gymnasium import spaces
 
-
-def _actor_of(networks: str | Callable[..., Any], notes: dict[str, Any]) -> nn.Module | None:
-    """The actor that a user's function makes for the recorded spaces; None if it is a built-in one."""
-    if "observation_space" not in notes:
-        raise BadInput("networks needs the spaces, which this older policy does not record: load it with actor=MODULE")
-    make = find_callable(networks, "networks") if isinstance(networks, str) else networks
-    actor, _ = networks_for(make, *(space_from_json(notes[name]) for name in ("observation_space", "action_space")))
-    if actor is None and "settings" not in notes:
-        raise BadInput(f"networks gives None for the actor: it must give the {notes['actor']} that was trained")
-    return actor
-
-
-def _check_fits(actor: nn.Module, params: Any, obs_dim: int) -> None:
-    """Raises BadInput unless the parameters of a bundle are those of this network."""
-    check_module("actor", actor)
-    obs = jax.ShapeDtypeStruct((1, obs_dim), jnp.float32)
-    try:
-        wanted = jax.eval_shape(actor.init, jax.eval_shape(jax.random.key, 0), obs)
-    except Exception as error:  # Of the user's own code.
-        raise BadInput(f"actor {type(actor).__name__} cannot take the bundle's observations: {error}") from error
-    wanted, found = (
-        {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
-        for leaves in (jax.tree_util.tree_leaves_with_path(tree) for tree in (wanted, params))
-    )
-    for name in sorted({*wanted, *found}):
-        if wanted.get(name) != found.get(name):
-            raise BadInput(
-                f"actor {type(actor).__name__} has {name} of shape {wanted.get(name)}, and the bundle of shape "
-                f"{found.get(name)}: it must be the network that was trained"
-            )
-
-
-def _action_kind(space: spaces.Space) -> str:
     if isinstance(space, spaces.Discrete):
         return f"Discrete {space.n} from {space.start}"
     if isinstance(space, spaces.MultiDiscrete):

@@ -17,6 +17,7 @@ JAXRL = (
     "-c",
     "import sys; sys.path = [each for each in sys.path if each]; from jaxrl.cli.main import main; sys.exit(main())",
 )
+AGAIN = "--wrapper", "--networks", "--num-threads", "--logger"  # What a run that goes on is told again.
 
 
 class Part(NamedTuple):
@@ -69,7 +70,7 @@ class Part(NamedTuple):
                 groups.append([])
             groups[-1].append(word)
         code = [group for group in groups if group[0].split("=")[0] == "--algo" and ":" in group[-1]]
-        again = [group for group in groups if group[0].split("=")[0] in ("--wrapper", "--networks", "--num-threads")]
+        again = [group for group in groups if group[0].split("=")[0] in AGAIN]
         return [word for group in code + again for word in group]
 
     def _take(self) -> None:

@@ -78,6 +78,7 @@ class Runner:
             self._board = TensorBoard(self._folder.path, resumed and training.step, unlogged)
             self._loggers = Loggers([self._csv, self._board, console], loggers)
             opened.callback(self._loggers.close)
+            self._loggers.begin(self._folder.path, run_to_json(run), training.step)
             self.clock = Clock(training.step, 0.0 if resumed is None else resumed.wall_time)
             self._metrics = MetricsBuffer(
                 metric_names, () if resumed is None else resumed.pending, run.row.averaged_over

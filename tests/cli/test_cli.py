@@ -195,12 +195,6 @@ def test_threads_that_are_no_number_are_refused(number, capsys):
     assert err.count("\n") == 1 and "it must be a whole number from 1 on, or none" in err
 
 
-def test_target_kl_is_refused_by_the_two_that_come_near_it(capsys):
-    assert train_command(["--target-kl", "0.01"]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "--stop-kl" in err and "--kl-target" in err
-
-
 @pytest.mark.parametrize(
     "change",
     [{"num_envs": "8"}, {"seed": "a"}, {"env": None}, {"env": 3}, {"num_steps": 32.0}, {"agent": {"gamma": "x"}}],

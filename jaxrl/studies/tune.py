@@ -1,0 +1,222 @@
+"""A search for good settings by Optuna: trials are runs of `jaxrl train`, several at a time, pruned at evaluations, and
+kept in a database in the search's folder. The same command goes on where a search was stopped or killed."""
+
+import csv
+import json
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxrl.studies.script import Mistake
+from jaxrl.studies.study_run import JAXRL, Part
+from jaxrl.studies.tune_space import Space
+
+POLL_SECONDS = 0.2
+STARTUP_TRIALS = 5  # Before these have ended none is pruned, and TPE draws at random.
+
+
+class Search(NamedTuple):
+    """What is searched.
+
+    Attributes:
+      algo, env: the algorithm and the task.
+      flags: of every run.
+      moved: flags of the start, whose settings are searched.
+      start: the values that the first trial takes, by setting: those of the flags, where the space holds them.
+      space: what is tried.
+      seed: of the runs, and of the search.
+      trials: how many in all.
+      at_once: how many run at a time.
+      folder: of the database and of the trials' runs.
+      sampler: "tpe" or "random".
+    """
+
+    algo: str
+    env: str
+    flags: tuple[str, ...]
+    moved: tuple[str, ...]
+    start: dict[str, Any]
+    space: Space
+    seed: int
+    trials: int
+    at_once: int
+    folder: Path
+    sampler: str
+
+    @property
+    def record(self) -> str:
+        """What must be equal for a search to go on."""
+        space = {name: axis._asdict() for name, axis in self.space.items()}
+        return json.dumps([self.algo, self.env, self.flags, self.moved, space, self.seed, self.sampler], sort_keys=True)
+
+
+class Trial:
+    """One trial: its run, and the process that trains it."""
+
+    def __init__(self, search: Search, trial: Any) -> None:
+        self.trial = trial
+        values = {name: axis.suggest(trial, name) for name, axis in search.space.items()}
+        flags = (*search.flags, *flags_of(values))
+        named = trial.user_attrs.get("named", f"trial-{trial.number}")
+        trial.set_user_attr("named", named)
+        self.part = Part(search.env, named, search.seed, flags, search.folder / named / f"seed-{search.seed}")
+        self.process: subprocess.Popen[bytes] | None = None
+        self._reported = 0
+        self.value: float | None = None
+
+    def start(self) -> None:
+        """Begins the run, or goes on with it. Where a process of a killed search still trains there, this is a no-op:
+        it is tried again."""
+        try:
+            command = [*JAXRL, "train", *self.part.begin()]
+        except BlockingIOError:
+            return
+        with self.part.beside("log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
+
+    def report(self) -> bool:
+        """Tells the search of new evaluations; whether one of them says that the trial should end."""
+        path = self.part.folder / "evaluations.csv"
+        if not path.exists():
+            return False
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        is_hopeless = False
+        for row in rows[self._reported :]:
+            self.value = float(row["mean_return"])
+            self.trial.report(self.value, int(row["step"]))
+            is_hopeless = int(row["step"]) > 0 and self.trial.should_prune()
+        self._reported = len(rows)
+        return is_hopeless
+
+    def stop(self) -> None:
+        """Ends the process, which saves its run."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait()
+
+
+def flags_of(values: dict[str, Any]) -> list[str]:
+    """Settings as flags of `jaxrl train`."""
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", _said(value))]
+
+
+def _said(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def open_study(search: Search) -> Any:
+    """The search's database, new or as it was left; what was running when the search ended is to be run again.
+
+    Raises:
+      Mistake: Optuna is not installed, or the database holds another search.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise Mistake("tune needs Optuna: pip install 'jaxrl-kernels[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    samplers: dict[str, Any] = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+    own = {"constant_liar": True, "n_startup_trials": STARTUP_TRIALS} if search.sampler == "tpe" else {}
+    study = optuna.create_study(
+        storage=f"sqlite:///{search.folder / 'trials.db'}",
+        study_name="tune",
+        direction="maximize",
+        load_if_exists=True,
+        sampler=samplers[search.sampler](seed=search.seed, **own),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
+    )
+    if study.user_attrs.get("search", search.record) != search.record:
+        raise Mistake(f"{search.folder} holds another search, of other flags, space or seed: name a folder by --folder")
+    study.set_user_attr("search", search.record)
+    if not study.trials:
+        study.enqueue_trial(search.start)
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={"named": trial.user_attrs.get("named", f"trial-{trial.number}")})
+    if len(study.trials) > 1:  # A search that goes on must not draw again what it has drawn.
+        study.sampler.reseed_rng()
+    return study
+
+
+def run_search(search: Search) -> Any:
+    """Runs what is left of the trials, and returns the study.
+
+    Raises:
+      Mistake: as `open_study`; or not one trial came to its end.
+    """
+    study, going = open_study(search), list[Trial]()
+    from optuna.trial import TrialState
+
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    failures: list[str] = []
+    try:
+        while True:
+            count = len(study.get_trials(deepcopy=False, states=ended)) + len(failures)
+            while len(going) < search.at_once and count + len(going) < search.trials:
+                going.append(Trial(search, study.ask()))
+            if not going:
+                break
+            for trial in list(going):
+                if trial.process is None:
+                    trial.start()
+                    continue
+                is_hopeless = trial.report()
+                if is_hopeless:
+                    trial.stop()
+                elif trial.process.poll() is None:
+                    continue
+                going.remove(trial)
+                failures += _ended(study, trial, is_hopeless)
+            time.sleep(POLL_SECONDS)
+    finally:
+        for trial in going:  # In the database they stay as running, which is how they are found again.
+            trial.stop()
+    if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        raise Mistake(f"no trial came to its end: {failures[-1] if failures else 'all were pruned'}")
+    return study
+
+
+def _ended(study: Any, trial: Trial, is_pruned: bool) -> list[str]:
+    """Tells the database and the user how a trial ended; what went wrong, if it did."""
+    from optuna.trial import TrialState
+
+    assert trial.process is not None
+    trial.report()
+    said = f"{trial.part.variant}: {shlex.join(flags_of(trial.trial.params))}"
+    if is_pruned:
+        study.tell(trial.trial, state=TrialState.PRUNED)
+        print(f"{said}: pruned at {trial.value:,.1f}", flush=True)
+    elif trial.process.returncode == 0 and trial.value is not None:
+        study.tell(trial.trial, trial.value)
+        print(f"{said}: {trial.value:,.1f}", flush=True)
+    else:
+        study.tell(trial.trial, state=TrialState.FAIL)
+        log = trial.part.beside("log").read_text(errors="replace").strip().splitlines()
+        why = log[-1] if log else f"exit code {trial.process.returncode}"
+        print(f"{said}: failed, {why}", flush=True)
+        return [why]
+    return []
+
+
+def write_best(search: Search, study: Any, seeds: Sequence[int]) -> tuple[Path, list[str]]:
+    """Writes the study file that judges what was found, on these seeds beside the start; returns its path, and the
+    best flags as words of a command."""
+    best, path = flags_of(study.best_params), search.folder / "best.toml"
+    lines = {
+        "name": f"{search.folder.name}-judged",
+        "results": str(search.folder / "judged"),
+        "figure": str(search.folder / "curves"),
+        "seeds": list(seeds),
+        "flags": shlex.join(search.flags),
+    }
+    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in lines.items())
+    text += f'\n[tasks]\n{json.dumps(search.env)} = ""\n'
+    start = shlex.join(search.moved)
+    text += f"\n[variants]\nfound = {json.dumps(shlex.join(best))}\nstart = {json.dumps(start)}\n"
+    path.write_text(text)
+    return path, ["jaxrl", "train", "--env", search.env, *search.flags, *best]
