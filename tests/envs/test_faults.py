@@ -287,7 +287,7 @@ def test_an_advantage_does_not_run_on_across_a_fault():
         np.zeros((4, *shape), kind) for shape, kind in (((2, 2), "f"), ((2, 1), "f"), ((2,), "f"), ((2, 2), "f"))
     ]
     rollout = Transition(*columns, *(np.zeros((4, 2), bool) for _ in range(3)))
-    training = Training(Stack([None]), normalizer, None, envs, rollout=rollout)
+    training = Training(Stack([None]), normalizer, np.random.default_rng(0), envs, rollout=rollout)
     run, runner = run_config(num_envs=2, num_steps=4), types.SimpleNamespace(episodes=lambda: None, stop_asked=False)
     collect_rollout(run, training, runner, policy)
     np.testing.assert_array_equal(rollout.valid[:, 0], [True, True, False, True])
