@@ -139,7 +139,7 @@ def test_completion_in_bash(place):
     ]  # fmt: skip
     assert completed("jaxrl", "train", "--algo", "pp") == ["ppo", "ppo_kl"]
     assert completed("jaxrl", "train", "--env", "CartP") == ["CartPole-v1"]
-    assert completed("jaxrl", "train", "--env-backend", "e") == ["envpool"]
+    assert completed("jaxrl", "train", "--env-backend", "e") == ["envpool", "envelope"]
     assert completed("jaxrl", "evaluate", "--run") == completed("jaxrl", "evaluate", "") == []
     assert completed("jaxrl", "study", "--") == ["--cores", "--help", "--nice", "--ray", "--runs", "--so-far"]
     assert "--ends" in completed("jaxrl", "plot", "--e")
