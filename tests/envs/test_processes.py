@@ -135,7 +135,9 @@ def test_what_cannot_be_started_leaves_nothing(deed, words, monkeypatch, capfd):
     with pytest.raises(EnvironmentLost, match=words):
         make_envs(functools.partial(only_at_home, deed), 2, 0, "async", timeout=1)
     assert no_child_left()
-    assert "Traceback" not in "".join(capfd.readouterr())
+    # MuJoCo's windowing library probes for its own in a process, which complains if we end a worker in that moment.
+    probe = r'Traceback .*\n  File "<string>", line \d+, in <module>\nBrokenPipeError: .*\n'
+    assert "Traceback" not in re.sub(probe, "", "".join(capfd.readouterr()))
 
 
 def test_an_id_that_is_none_starts_nothing():
