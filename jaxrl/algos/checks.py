@@ -22,7 +22,7 @@ Config = TypeVar("Config", bound=struct.PyTreeNode)
 
 # Of a float32: a larger number is finite here and infinite where the kernels compute.
 LARGEST = float(np.finfo(np.float32).max)
-POSITIVE = math.ulp(0.0), LARGEST
+POSITIVE = float(np.finfo(np.float32).tiny), LARGEST  # XLA takes anything smaller for 0.
 NOT_NEGATIVE = 0.0, LARGEST
 COUNT = 1.0, LARGEST
 FRACTION = 0.0, 1.0
@@ -212,6 +212,14 @@ def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> Non
             bound = f"at least {low:g} and finite" if high == LARGEST else f"between {low:g} and {high:g}"
             bound = "positive and finite" if (low, high) == POSITIVE else bound
             raise BadInput(f"{name} is {number}: it must be {bound}")
+
+
+def check_whole(config: Any, *names: str) -> None:
+    """Raises BadInput unless each named field of `config` is a whole number."""
+    for name in names:
+        number = getattr(config, name)
+        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+            raise BadInput(f"{name} is {described(number)}: it must be a whole number")
 
 
 def check_hidden_sizes(hidden_sizes: Any, at_least: int) -> None:

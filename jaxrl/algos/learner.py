@@ -170,18 +170,19 @@ def apply_gradients(
       The learner after the step, or as it was where `go` is False or a number is not finite; the global norm of `grads`
       as given; whether it and the whole report are finite.
     """
-    norm = optax.tree.norm(grads)
+    # Squares of bfloat16 are added up in float32: in their own type, a sum of many would stop growing.
+    norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads))
     finite = jnp.isfinite(jnp.stack([norm, *report.values()])).all()
 
-    # Only what moves goes through the branch: the rest would be copied there.
+    # Only what moves goes through the branch: the rest would be copied. Each parameter keeps its type.
     def step(moving: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         params, opt_state, count = moving
         direction = grads
         if max_grad_norm is not None:
             scale = jnp.minimum(1.0, max_grad_norm / jnp.maximum(norm, 1e-12))
-            direction = jax.tree.map(lambda g: g * scale, direction)
+            direction = jax.tree.map(lambda g: (g * scale).astype(g.dtype), direction)
         if weight_decay is not None:
-            direction = jax.tree.map(lambda g, p: g + weight_decay * p, direction, params)
+            direction = jax.tree.map(lambda g, p: (g + weight_decay * p).astype(g.dtype), direction, params)
         rate = jnp.asarray(learning_rate, opt_state.hyperparams["learning_rate"].dtype)
         opt_state = opt_state._replace(hyperparams={**opt_state.hyperparams, "learning_rate": rate})
         with jax.numpy_dtype_promotion("standard"):  # Optax takes a number to the power of a whole one.

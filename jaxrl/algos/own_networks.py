@@ -141,6 +141,11 @@ def _check_network(kind: str, module: Any, check: Callable[[str, Any, Shape], No
         )
     if not jax.tree.leaves(variables):
         raise BadInput(f"{name} has no params: there must be something to learn")
+    if odd := [x.dtype for x in jax.tree.leaves(variables) if x.dtype in (jnp.bfloat16, jnp.float16)]:
+        raise BadInput(
+            f"{name} keeps params of {odd[0]}, where small steps are rounded away: they must be float32, Flax's "
+            "param_dtype; what is computed of them may be of another type"
+        )
 
     def run(variables: Any, *inputs: Any) -> None:
         check(name, module.apply(variables, *inputs), rows)

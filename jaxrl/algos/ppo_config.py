@@ -23,6 +23,7 @@ from jaxrl.algos.checks import (
     check_numbers,
     check_single,
     check_vectors,
+    check_whole,
 )
 from jaxrl.algos.networks import num_parameters
 from jaxrl.data.spaces import layout, width
@@ -152,6 +153,7 @@ def check_config(
         raise BadInput(
             f"squash_actions keeps Box actions within bounds, and {type(action_space).__name__} has none: leave it off"
         )
+    check_whole(config, "num_epochs", "num_minibatches")
     check_numbers(config, RANGES)
     check_penalty(config)
     if config.anneal_clip and config.clip_eps is None:

@@ -122,6 +122,8 @@ def rloo_init(key: Array, config: RLOOConfig, policy: Policy, params: Any) -> RL
     leaves = jax.tree.leaves(params)
     if odd := [x for x in leaves if not jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.floating)]:
         raise BadInput(f"params hold {described(odd[0])}: all must be arrays of floating-point numbers")
+    if any(jnp.result_type(x) == jnp.float16 for x in leaves):
+        raise BadInput("params hold float16, where Adam's epsilon of 1e-8 is 0: all must be float32 or bfloat16")
     if not leaves:
         raise BadInput("params hold no array: there is nothing to learn")
     owner = getattr(policy, "__self__", None)

@@ -2,7 +2,7 @@
 
 from flax import struct
 
-from jaxrl.algos.checks import NOT_NEGATIVE, POSITIVE, RATE, check_kind, check_numbers
+from jaxrl.algos.checks import NOT_NEGATIVE, POSITIVE, RATE, check_kind, check_numbers, check_whole
 
 RANGES = {
     "kl_coef": NOT_NEGATIVE,
@@ -43,4 +43,5 @@ class RLOOConfig(struct.PyTreeNode):
 def check_config(config: RLOOConfig) -> None:
     """Raises BadInput, in one line, if a number of the config cannot be."""
     check_kind("config", config, RLOOConfig)
+    check_whole(config, "num_epochs", "num_minibatches")
     check_numbers(config, RANGES)

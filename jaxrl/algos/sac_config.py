@@ -65,8 +65,9 @@ def check_config(
     if (
         learned
         and not isinstance(config.initial_alpha, jax.core.Tracer)
-        and not np.all(np.asarray(config.initial_alpha) > 0)
+        and not np.all(np.asarray(config.initial_alpha) >= POSITIVE[0])
     ):
         raise BadInput(
-            "initial_alpha is 0, whose logarithm cannot be learned: it must be positive, or alpha_learning_rate none"
+            f"initial_alpha is {config.initial_alpha}, whose logarithm cannot be learned: it must be positive, or "
+            "alpha_learning_rate none"
         )

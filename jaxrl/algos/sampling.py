@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxrl.algos.checks import check_key, described
 from jaxrl.data.completions import Completions
 from jaxrl.device import check_process
 from jaxrl.errors import BadInput
@@ -88,17 +89,34 @@ def sample_completions(
 
     Raises:
       AssertionError: a shape is wrong; the message names the argument.
-      BadInput: the number of new tokens is none.
+      BadInput: the key, or one of the numbers, cannot be.
     """
     check_process()
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise BadInput(f"max_new_tokens is {max_new_tokens}: it must be a whole number of at least 1")
+    check_key(key)
+    _check_numbers(max_new_tokens, temperature, end_token)
     chex.assert_rank(prompts, 2, custom_message="prompts must be (B, P)")
+    if not jnp.issubdtype(prompts.dtype, np.integer):  # type: ignore[union-attr]
+        raise BadInput(f"prompts are of type {prompts.dtype}: they must hold whole numbers")  # type: ignore[union-attr]
     chex.assert_shape(prompt_mask, jnp.shape(prompts), custom_message="prompt_mask must be shaped like prompts")
     # Put on the device on purpose: JAX's transfer guard stops what goes there by itself.
     inputs = (x if isinstance(x, Array) else jax.device_put(np.asarray(x)) for x in (prompts, prompt_mask))
     numbers = (x if isinstance(x, Array) else jax.device_put(np.asarray(x)) for x in (temperature, end_token))
-    return _sample(policy, params, key, *inputs, max_new_tokens, *numbers)
+    return _sample(policy, params, key, *inputs, int(max_new_tokens), *numbers)
+
+
+def _check_numbers(max_new_tokens: Any, temperature: Any, end_token: Any) -> None:
+    """Raises BadInput, in one line, for what can be seen to be wrong without waiting for a device."""
+    count = isinstance(max_new_tokens, int | np.integer) and not isinstance(max_new_tokens, bool)
+    if not count or max_new_tokens < 1:
+        raise BadInput(f"max_new_tokens is {described(max_new_tokens)}: it must be a whole number of at least 1")
+    on_host = not isinstance(temperature, Array)
+    number = np.asarray(temperature) if on_host else temperature
+    real = number.ndim == 0 and jnp.issubdtype(number.dtype, np.number)
+    if not real or (on_host and not 0 <= number < np.inf):
+        raise BadInput(f"temperature is {described(temperature)}: it must be one number, at least 0 and finite")
+    ends = end_token if isinstance(end_token, Array) else np.asarray(end_token)
+    if ends.ndim > 1 or not ends.size or not jnp.issubdtype(ends.dtype, np.integer):
+        raise BadInput(f"end_token is {described(end_token)}: it must be a token, or a list of one or more")
 
 
 @functools.partial(jax.jit, static_argnames=("policy", "max_new_tokens"))

@@ -92,8 +92,8 @@ def check_completions(completions: Completions, vocab_size: int, prompt_mask: An
         "mask marks a token that comes after padding: a completion must follow its prompt at once": _torn(
             attention, mask
         ),
-        "reward is not finite": ~np.isfinite(reward),
-        "log_prob is not finite": ~np.isfinite(0.0 if log_prob is None else log_prob),
+        "reward is not finite": ~_finite(reward),
+        "log_prob is not finite": ~_finite(0.0 if log_prob is None else log_prob),
         "group has one valid row alone: each prompt must have 2 completions or more": size < 2,
     }
     for words, rows in complaints.items():
@@ -123,7 +123,8 @@ def mask_unusable(completions: Completions, vocab_size: int, dtype: Any) -> tupl
       dtype: floating type of rewards and log-probabilities.
 
     Returns:
-      The completions, all fields but `log_prob` filled in, with tokens in the vocabulary everywhere; `(B,)`, the rows
+      The completions, all fields but `log_prob` filled in, with tokens in the vocabulary everywhere, and with attention
+      to all of a row that cannot be learned from; `(B,)`, the rows
       that the caller calls valid; `(B,)`, those of them that can be learned from.
 
     Raises:
@@ -133,6 +134,8 @@ def mask_unusable(completions: Completions, vocab_size: int, dtype: Any) -> tupl
     check_shapes(completions)
     shape = jnp.shape(completions.tokens)
     tokens, group = jnp.asarray(completions.tokens), jnp.asarray(completions.group)
+    # An int8 or uint8 cannot hold every vocabulary's size, and would be compared with what is left of it.
+    tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.int32))
     mask, odd_mask = _flags(completions.mask)
     attention, odd_attention = _flags(jnp.ones(shape, bool) if completions.attention is None else completions.attention)
     valid, odd_valid = _flags(jnp.ones(shape[:1], bool) if completions.valid is None else completions.valid)
@@ -140,9 +143,13 @@ def mask_unusable(completions: Completions, vocab_size: int, dtype: Any) -> tupl
     bad = odd_mask | odd_attention | (outside & attention) | (mask & ~attention)
     sound = ~bad.any(1) & mask.any(1) & ~odd_valid & ~_first(attention, mask) & ~_torn(attention, mask)
     tokens = jnp.where(outside | ~attention, 0, tokens)
+    valid |= odd_valid  # So that they are counted.
+    usable = valid & sound
+    # A row of nothing but padding makes a softmax without an argument of some policies, and NaN of all gradients.
+    attention |= ~usable[:, None]
     reward, log_prob = jnp.asarray(completions.reward).astype(dtype), completions.log_prob
     log_prob = None if log_prob is None else jnp.asarray(log_prob).astype(dtype)
-    return Completions(tokens, mask, reward, group, attention, valid, log_prob), valid, valid & sound
+    return Completions(tokens, mask, reward, group, attention, valid, log_prob), valid, usable
 
 
 def finite_groups(number: Array, group: Array, usable: Array) -> Array:
@@ -173,6 +180,12 @@ def _check_fields(completions: Completions) -> None:
             raise BadInput(f"{name} is a {type(field).__name__}: it must be an array")
         elif name in ("tokens", "group") and not jnp.issubdtype(field.dtype, jnp.integer):
             raise BadInput(f"{name} is of type {field.dtype}: it must hold whole numbers")
+
+
+@np.errstate(over="ignore")
+def _finite(number: Any) -> Any:
+    """Where a number is finite in the type that an update computes in: in float32, 1e39 is not."""
+    return np.isfinite(np.asarray(number).astype(jnp.result_type(float)))
 
 
 def _flags(field: Any) -> tuple[Array, Array]:

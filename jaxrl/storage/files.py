@@ -116,6 +116,8 @@ def load_tree(path: Path, like: Any, partly: bool = False) -> tuple[Any, dict[st
 
     def restore(name: str, expected: Any) -> Any:
         array, plain = stored[name], np.asarray(jax.device_get(_plain(expected)))
+        if array.dtype.kind == plain.dtype.kind == "V" and array.dtype.itemsize == plain.dtype.itemsize:
+            array = array.view(plain.dtype)  # NumPy knows no bfloat16, and writes it as bytes without a name.
         if array.shape != plain.shape or array.dtype != plain.dtype:
             raise BadInput(
                 f"{path} holds {name} as {array.dtype}{list(array.shape)}, "

@@ -265,6 +265,11 @@ REFUSED = {
         "ppo", {"critic": made(lambda x: nn.Dropout(0.5, deterministic=False)(nn.Dense(1)(x))[..., 0])},
         "random numbers after init",
     ),
+    "few bits": (
+        "td3",
+        {"critic": made(lambda o, a: nn.Dense(1, param_dtype=jnp.bfloat16)(o)[..., 0])},
+        "keeps params of bfloat16, where small steps are rounded away: they must be float32",
+    ),
     "no parameters": ("ppo", {"critic": made(lambda x: x[..., 0])}, "has no params"),
     "values with an axis": ("ppo", {"critic": made(lambda x: nn.Dense(1)(x))}, r"\(3, 1\) .*must be of shape \(3,\)"),
     "a wrong view": ("ppo", {"critic": made(lambda x: nn.Dense(1)(x.reshape(-1, 4))[..., 0])}, "cannot take .*1, 5"),

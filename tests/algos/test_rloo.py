@@ -310,6 +310,69 @@ def test_a_group_of_one_weighs_nothing_and_is_counted():
     assert metrics["skipped_rows"] == 12 and metrics["skipped_updates"] == 0
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+def test_small_whole_numbers_are_tokens_of_a_vocabulary_that_their_type_cannot_count(kind):
+    """Of bytes, 256: compared as bytes, each would be at least 256 - 256."""
+
+    def bytewise(params, tokens, attention):
+        return params["next"][tokens % V] @ jnp.ones((V, 256)) + params["next"][0, 0] * jnp.arange(256) / 256
+
+    rows = completions()
+    state = rloo_init(jax.random.key(0), FREE, bytewise, parameters())
+    (new, metrics), (expected, _) = (
+        update(state, rows._replace(tokens=rows.tokens.astype(x))) for x in (kind, np.int32)
+    )
+    assert metrics["skipped_rows"] == 0 and metrics["grad_norm"] > 0
+    assert_equal(learned(new), learned(expected))
+
+
+def attending(params, tokens, attention):
+    """One layer of attention that leaves out what it may not see by -inf: NaN where it may see nothing."""
+    x, length = params["next"][tokens], tokens.shape[1]
+    seen = attention[:, None, :] & jnp.tril(jnp.ones((length, length), bool))
+    return x + jax.nn.softmax(jnp.where(seen, x @ x.mT, -jnp.inf)) @ x
+
+
+def test_a_row_of_nothing_but_padding_makes_no_nan():
+    rows = completions(side="right")
+    without = rows._replace(valid=np.arange(12) != 3)
+    empty = put("attention", 3, False)(put("mask", 3, False)(jax.tree.map(np.copy, without)))
+    state = rloo_init(jax.random.key(0), FREE, attending, {"next": parameters()["next"]})
+    (new, metrics), (expected, _) = update(state, empty), update(state, without)
+    assert metrics["skipped_updates"] == 0 and metrics["grad_norm"] > 0
+    assert_equal(learned(new), learned(expected))
+
+
+def test_parameters_of_bfloat16_keep_their_type_also_on_disk_and_their_gradients_norm_is_summed_in_float32(tmp_path):
+    low = {name: jnp.asarray(x, jnp.bfloat16) for name, x in parameters().items()}
+    config = FREE.replace(max_grad_norm=0.1)
+    states = [
+        rloo_init(jax.random.key(0), config, policy, low),
+        rloo_init(jax.random.key(0), config, policy, parameters()),
+    ]
+    (new, metrics), (_, exact) = (update(state, completions()) for state in states)
+    types = [[x.dtype for x in jax.tree.leaves(learned(state))] for state in (new, states[0])]
+    assert types[0] == types[1]
+    assert metrics["grad_norm"].dtype == jnp.float32 and not np.array_equal(flat(new.policy.params), flat(low))
+    np.testing.assert_allclose(metrics["grad_norm"], exact["grad_norm"], rtol=0.03)
+    save_tree(tmp_path / "state.npz", new, {})
+    restored, _ = load_tree(tmp_path / "state.npz", states[0])
+    assert_equal(learned(restored), learned(new))
+    assert restored.policy.params["next"].dtype == jnp.bfloat16
+    with pytest.raises(BadInput, match="holds policy"):
+        load_tree(tmp_path / "state.npz", states[1])
+
+
+def test_a_valid_that_is_neither_0_nor_1_is_counted():
+    rows = completions(valid=np.where(np.arange(12) == 3, 0.5, 1.0))
+    assert update(fresh(), rows)[1]["skipped_rows"] == 1
+
+
+def test_a_reward_that_float32_cannot_hold_is_not_finite_to_the_host_either():
+    with pytest.raises(BadInput, match="reward is not finite, in row 3"):
+        check_completions(put("reward", 3, 1e39)(completions()), V)
+
+
 REFUSED = {
     "no record": (lambda rows: tuple(rows), "completions is a tuple: it must be a Completions"),
     "no reward": (lambda rows: rows._replace(reward=None), "reward is None: only attention, valid, log_prob may be"),
@@ -376,10 +439,13 @@ def test_a_policy_with_other_logits_is_refused(wrong, words):
     [
         ({"config": FREE.replace(kl_coef=-1.0)}, r"kl_coef is -1\.0: it must be at least 0"),
         ({"config": FREE.replace(temperature=0.0)}, r"temperature is 0\.0: it must be positive"),
+        ({"config": FREE.replace(num_epochs=1.5)}, r"num_epochs is 1\.5: it must be a whole number"),
         ({"config": 3}, "config is 3: it must be a RLOOConfig"),
         ({"policy": 3}, "policy is 3: it must be a function"),
         ({"policy": nn.Dense(3)}, "policy is a Flax module"),
         ({"params": {}}, "params hold no array"),
+        ({"params": {"a": np.zeros(3, np.float16)}}, "params hold float16"),
+        ({"config": FREE.replace(temperature=1e-46)}, "temperature is 1e-46: it must be positive"),
         ({"params": {"a": np.arange(3)}}, r"params hold a ndarray of shape \(3,\) and int64"),
         ({"key": 3}, "key is 3: it must be one JAX key"),
     ],

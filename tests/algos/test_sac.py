@@ -197,7 +197,8 @@ def test_actions_of_the_policy_stay_within_their_bounds():
     [
         ({"target_entropy": np.inf}, "target_entropy is inf: it must be"),
         ({"target_entropy": np.nan}, "target_entropy is nan: it must be"),
-        ({"initial_alpha": 0.0}, "initial_alpha is 0, whose logarithm cannot be learned"),
+        ({"initial_alpha": 0.0}, r"initial_alpha is 0\.0, whose logarithm cannot be learned"),
+        ({"initial_alpha": 1e-46}, "initial_alpha is 1e-46, whose logarithm cannot be learned"),
         ({"initial_alpha": -1.0}, "initial_alpha is -1.0: it must be"),
         ({"alpha_learning_rate": -1.0}, "alpha_learning_rate is -1.0"),
     ],

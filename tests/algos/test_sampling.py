@@ -115,3 +115,24 @@ def test_the_number_of_tokens_must_be_one(steps):
 def test_a_wrong_shape_is_named():
     with pytest.raises(AssertionError, match="prompt_mask must be shaped like prompts"):
         sample(prompt_mask=PROMPT_MASK[:, 1:])
+
+
+WRONG = {
+    "below 0": ({"temperature": -1.0}, r"temperature is -1\.0: it must be one number, at least 0 and finite"),
+    "not a number": ({"temperature": np.nan}, "temperature is nan"),
+    "one for each row": ({"temperature": np.ones(120)}, r"temperature is a ndarray of shape \(120,\)"),
+    "no end": ({"end": []}, "end_token is a list: it must be a token, or a list of one or more"),
+    "half a token": ({"end": 2.5}, r"end_token is 2\.5"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_temperature_or_an_end_token_that_cannot_be_is_refused(name):
+    arguments, words = WRONG[name]
+    with pytest.raises(BadInput, match=words):
+        sample(**arguments)
+
+
+def test_a_key_that_is_none_is_refused():
+    with pytest.raises(BadInput, match="key is 3: it must be one JAX key"):
+        sample_completions(policy, PARAMS, 3, PROMPTS, PROMPT_MASK, 1)
