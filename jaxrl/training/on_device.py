@@ -59,7 +59,7 @@ def serve(runs: RunGroup) -> None:
         # steps wait for the others.
         waits = [place for place, runner in going if _is_random(runner) != is_random]
         count = min(pace.count, *(_updates_until_due(runner) for place, runner in going if place not in waits))
-        counts = np.array([count * (place not in waits) for place in range(len(group))], np.int32)
+        counts: Any = np.array([count * (place not in waits) for place in range(len(group))], np.int32)
         counts = counts if waits else np.int32(count)
         program = programs.compiled(carry, counts, numbers, is_random)
         began = time.perf_counter()
