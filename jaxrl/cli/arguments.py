@@ -71,7 +71,8 @@ def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     moved = {name: getattr(given, name) for name in MAY_MOVE if getattr(given, name) is not None}
     for name, word in moved.items():
         try:
-            moved[name] = int(whole(word))
+            is_none = name == "updates_per_call" and word.lower() == "none"
+            moved[name] = None if is_none else int(whole(word))
         except ValueError as error:
             raise BadInput(f"--{name.replace('_', '-')} {word} is no whole number") from error
     over_all_steps = run.anneals and getattr(run.loop, "anneal_steps", None) is None

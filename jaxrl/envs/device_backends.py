@@ -83,6 +83,12 @@ def _check_shapes(env: Any) -> None:
     name, limit = type(env).__name__, env.time_limit
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise BadInput(f"environment {name} has the time_limit {limit!r}: it must be a whole number of steps, or None")
+    many = getattr(env, "num_first_states", 0)
+    if isinstance(many, bool) or not isinstance(many, int) or many < 0:
+        raise BadInput(f"environment {name} has num_first_states {many!r}: it must be a whole number, and at least 0")
+    if not isinstance(env.observation_space, spaces.Space):
+        kind = type(env.observation_space).__name__
+        raise BadInput(f"environment {name} has a {kind} as observation_space: it must be a space of Gymnasium's")
     layout(env.observation_space)
     action = _some_action(env.action_space)
     key = jax.eval_shape(jax.random.key, 0)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from gymnasium import spaces
 from jax import Array
 
@@ -148,7 +149,9 @@ class DeviceEnvs:
             env_state.episode_length + valid.astype(jnp.int32),
         )
         terminated = terminated & valid
-        truncated = jnp.zeros_like(valid) if self.time_limit is None else (episode_length >= self.time_limit) & valid
+        truncated = jnp.zeros_like(valid)
+        if self.time_limit is not None:  # More than an int32 counts, nobody can wait for.
+            truncated = (episode_length >= min(self.time_limit, np.iinfo(np.int32).max)) & valid
         ended = terminated | truncated
 
         # A new episode where the last is over, or nothing can come of it.

@@ -29,6 +29,7 @@ from jaxrl.training.sharding import carry_shardings, mesh_of, sharing
 
 MAX_UPDATES = 1024  # In one call, where the settings do not say how many.
 SECONDS_PER_CALL = 0.5  # Which a call takes then. Signals wait for its end, and between two a millisecond is lost.
+MAX_TRANSITIONS = 2**31 - 1  # Of each run in one call, whatever the settings say: the report counts them in int32.
 FAULT = "gave, or was given, something that is not finite"
 
 
@@ -54,11 +55,16 @@ def serve(runs: RunGroup) -> None:
             runner.say(off_policy.plan(runner.run))
     while going := [(place, runner) for place, runner in enumerate(group) if runner.after_update()]:
         is_random = any(_is_random(runner) for _, runner in going)
-        count = min(pace.count, *(_updates_until_due(runner) for _, runner in going))
-        program = programs.compiled(carry, numbers, is_random)
+        # The steps of runs differ where one has had faults, or was resumed alone. Those that are past their random
+        # steps wait for the others.
+        waits = [place for place, runner in going if _is_random(runner) != is_random]
+        count = min(pace.count, *(_updates_until_due(runner) for place, runner in going if place not in waits))
+        counts: Any = np.array([count * (place not in waits) for place in range(len(group))], np.int32)
+        counts = counts if waits else np.int32(count)
+        program = programs.compiled(carry, counts, numbers, is_random)
         began = time.perf_counter()
         with timer("device"):
-            carry, report = program(carry, np.int32(count), numbers)
+            carry, report = program(carry, counts, numbers)
             learner.tree, world.tree = carry.state, carry.env_state
             if memory is not None:
                 memory.tree = carry.replay
@@ -69,7 +75,7 @@ def serve(runs: RunGroup) -> None:
         for place, runner in going:
             own, statistics = parts[place]
             runner.training.normalizer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), statistics)
-            faults += _tell(runner, own, not is_random)
+            faults += _tell(runner, own, not is_random)  # Of one that waits there is nothing to tell.
         if faults:
             raise faults[0]
 
@@ -103,13 +109,14 @@ def _is_random(runner: Runner) -> bool:
 
 
 def _updates_until_due(runner: Runner) -> int:
-    """After how many updates something is due that waits for a call's end."""
+    """After how many updates something is due that waits for a call's end, or no more transitions can be counted."""
     run, step = runner.run, runner.training.step
+    per_update = run.num_envs * getattr(run.loop, "num_steps", 1)
     every = [number for number in (run.eval_every, run.checkpoint_every) if number is not None]
     ends = [run.total_steps, *((step // number + 1) * number for number in every)]
     if _is_random(runner):
         ends.append(run.loop.learning_starts)
-    return math.ceil((min(ends) - step) / (run.num_envs * getattr(run.loop, "num_steps", 1)))
+    return min(math.ceil((min(ends) - step) / per_update), max(1, MAX_TRANSITIONS // per_update))
 
 
 def _tell(runner: Runner, report: Report, has_learned: bool) -> list[EnvironmentFault]:
@@ -154,29 +161,31 @@ class _Programs:
         self._run, self._size = group[0].run, len(group)
         envs: Any = group[0].training.envs
         self._envs, self._mesh = envs.device_envs, mesh_of(self._run.num_devices)
-        self._compiled: dict[bool, Any] = {}
+        self._compiled: dict[tuple[bool, int], Any] = {}
 
     def placed(self, carry: Carry) -> Carry:
         """The carry on the devices that share it."""
         return carry if self._mesh is None else jax.device_put(carry, carry_shardings(carry, self._mesh, self._size))
 
-    def compiled(self, carry: Carry, numbers: Any, is_random: bool) -> Any:
-        """The program, compiled when it is first asked for."""
-        if is_random not in self._compiled:
+    def compiled(self, carry: Carry, counts: Any, numbers: Any, is_random: bool) -> Any:
+        """The program, compiled when it is first asked for. `counts` is one number of updates for all runs, or `(S,)`,
+        one for each: that is a program of its own, because it is slower."""
+        kind = is_random, np.ndim(counts)
+        if kind not in self._compiled:
             run, most = self._run, max(self._run.updates_per_call or 1, MAX_UPDATES)
             if run.row.loop == "on_policy":
                 call = on_policy_call(run, self._envs, most)
             else:
                 call = off_policy_call(run, self._envs, most, is_random)
             if self._size > 1:
-                call = jax.vmap(call, in_axes=(0, None, 0))
+                call = jax.vmap(call, in_axes=(0, 0 if np.ndim(counts) else None, 0))
             # What comes out lies where the next call takes it.
             where = None if self._mesh is None else (carry_shardings(carry, self._mesh, self._size), None)
             jitted = jax.jit(call, donate_argnums=0, out_shardings=where)
             with timer("compile"), sharing(self._mesh, self._size):
-                program = from_host(jitted.lower)(carry, np.int32(0), numbers).compile()
-            self._compiled[is_random] = from_host(program)
-        return self._compiled[is_random]
+                program = from_host(jitted.lower)(carry, counts, numbers).compile()
+            self._compiled[kind] = from_host(program)
+        return self._compiled[kind]
 
 
 class _Pace:

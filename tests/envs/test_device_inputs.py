@@ -82,6 +82,9 @@ ALIKE = "environment Mine: the state that step gives must be like that of reset,
         (altered(action_space=spaces.Dict(a=spaces.Discrete(2))), "action space Dict is not supported"),
         (dataclasses.replace(Noisy(), time_limit=0), "has the time_limit 0: it must be a whole number of steps, "),
         (dataclasses.replace(Noisy(), time_limit=1e3), "has the time_limit 1000.0: it must be a whole number"),
+        (dataclasses.replace(Noisy(), num_first_states=-1), "has num_first_states -1: it must be a whole number"),
+        (dataclasses.replace(Noisy(), num_first_states="8"), "has num_first_states '8': it must be a whole number"),
+        (altered(observation_space=(3,)), "has a tuple as observation_space: it must be a space of Gymnasium's"),
         (object(), "environment object has no reset: it must have reset, step, observation_space, action_space, "),
         (altered(__hash__=None), "environment Mine cannot be hashed: it must be, as a frozen dataclass is"),
     ],
@@ -102,6 +105,12 @@ def test_structures_that_are_not_alike_though_their_leaves_are():
 def test_one_that_can_work_passes():
     for env in (Noisy(), ScriptedOnDevice(), altered(num_first_states=3)):
         assert make_device_envs(env, 2).env is env
+
+
+def test_a_time_limit_may_be_longer_than_an_int32_counts():
+    envs = make_device_envs(dataclasses.replace(Noisy(), time_limit=10**12), 2)
+    state = jax.eval_shape(envs.reset, jax.random.key(0))
+    assert jax.eval_shape(envs.step, state, jnp.zeros((2, 1)))[1].truncated.shape == (2,)
 
 
 def test_calls_that_cannot_be_made():

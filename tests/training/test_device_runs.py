@@ -19,6 +19,7 @@ from device_tasks import WITH_FAULTS, ScriptedOnDevice
 from left_behind import tables
 
 from jaxrl import BadInput, RunConfig, behaviour_policy, collect, load_policy, make_device_envs, train, train_many
+from jaxrl.cli.arguments import parse_run
 from jaxrl.cli.main import evaluate_command, train_command
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.normalize_on_device import normalize_rollout_on_device, normalizer_on_device
@@ -26,7 +27,9 @@ from jaxrl.envs.device_backends import DEVICE_BACKENDS
 from jaxrl.runs.on_device import is_on_device
 from jaxrl.runs.record import load_run
 from jaxrl.runs.streams import ENVIRONMENTS, NETWORK, stream_key
+from jaxrl.runs.sweep import load_study
 from jaxrl.storage.files import load_arrays
+from jaxrl.training import on_device
 
 PPO = RunConfig.of(
     "ppo", "CartPole-v1", env_backend="jax", total_steps=16 * 8 * 20, num_envs=8, num_steps=16, hidden_sizes=(8,),
@@ -75,10 +78,12 @@ def ppo(tmp_path_factory):
     return train(dataclasses.replace(PPO, run_dir=str(tmp_path_factory.mktemp("ppo") / "run")))
 
 
-def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_is_not_whatever_a_call_holds(whole, tmp_path):
-    cut = dataclasses.replace(whole.run, run_dir=str(tmp_path / "cut"), updates_per_call=3)
+def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_is_not_whatever_a_call_holds(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_device, "MAX_TRANSITIONS", 300)
+    cut, steps = dataclasses.replace(whole.run, run_dir=str(tmp_path / "cut"), updates_per_call=3), [0]
 
     def stop(snapshot):
+        steps.append(snapshot.step)
         if snapshot.step >= 0.6 * cut.total_steps:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -86,6 +91,8 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_one_that_is_not_whatever_a_ca
         train(cut, stop)
     before = digest(cut.run_dir)
     train(dataclasses.replace(load_run(cut.run_dir), updates_per_call=None))
+    if cut.algo == "ppo":  # Three of its updates are 384 transitions.
+        assert max(np.diff(steps)) == 256
     assert before != digest(cut.run_dir) == digest(whole.run_dir)
     assert tables(cut.run_dir) == tables(whole.run_dir)
     assert len(tables(cut.run_dir)["metrics"]) > 3
@@ -142,6 +149,8 @@ def test_what_a_run_leaves_can_be_evaluated_and_loaded(ppo, capsys):
     assert evaluate_command([str(ppo.run_dir), "--episodes", "1", "--stochastic"]) == 0  # In Gymnasium's class.
     assert "CartPole-v1: mean return" in capsys.readouterr().out
     assert load_policy(ppo.run_dir)(np.zeros(4, np.float32)) in (0, 1)
+    resumed = ["--resume", str(ppo.run_dir), "--updates-per-call"]
+    assert [parse_run([*resumed, word]).updates_per_call for word in ("none", "7")] == [None, 7]
 
 
 FAULTY = PPO.with_settings(env=ScriptedOnDevice(WITH_FAULTS), total_steps=500, eval_every=None)
@@ -156,6 +165,19 @@ def test_a_fault_ends_a_run_as_it_was_before(tmp_path):
     saved = last(run.run_dir)
     assert saved["state.num_updates"] == len(seen) == 0 and not saved["env_state.num_faults"].any()
     assert tables(run.run_dir)["episodes"][1:] == []
+
+
+@pytest.mark.slow
+def test_a_seed_that_was_resumed_alone_waits_for_the_random_steps_of_the_others(float64, tmp_path):
+    """It is past its own: it must neither act at random again, nor go on without learning."""
+    study = dataclasses.replace(DDPG, eval_every=None, checkpoint_every=1000, run_dir=str(tmp_path / "study"))
+    train_many(dataclasses.replace(study, num_seeds=2, total_steps=60))
+    train(dataclasses.replace(load_run(tmp_path / "study" / "seed-0"), total_steps=140))
+    train_many(dataclasses.replace(load_study(tmp_path / "study"), total_steps=200))
+    alone = train(dataclasses.replace(study, total_steps=200, run_dir=str(tmp_path / "alone")))
+    ends = [last(tmp_path / "study" / f"seed-{seed}") for seed in range(2)]
+    assert [int(end["state.num_updates"]) for end in ends] == [100, 100]
+    assert_close([ends[0]["env_state.obs"]], [last(alone.run_dir)["env_state.obs"]], 1e-6)
 
 
 @pytest.mark.slow
