@@ -13,7 +13,7 @@ version = release = jaxrl.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "pages"]
 exclude_patterns = ["_build"]
-smartquotes = False
+smartquotes_action = "D"  # Dashes alone: quotes in our text are those of Python.
 highlight_language = "text"  # Of blocks that name none: command lines.
 toc_object_entries_show_parents = "hide"
 html_theme = "sphinx_book_theme"
