@@ -53,6 +53,14 @@ def test_the_reference_has_every_public_name_once():
     assert sorted(re.findall(r"^\.\. auto\w+:: jaxrl\.(\w+)$", pages, re.M)) == sorted(jaxrl.__all__)
 
 
+def test_the_front_page_shows_what_the_readme_shows():
+    """The README's blocks are run by its own tests."""
+    page = (ROOT / "docs" / "index.md").read_text()
+    blocks = re.findall(r"^```(?:python)?\n(.*?)^```$", page.split("```{toctree}")[0], re.S | re.M)
+    assert len(blocks) == 2
+    assert all(block in (ROOT / "README.md").read_text() for block in blocks)
+
+
 def test_docstrings_become_what_sphinx_reads():
     docstring = """\
 One line, of `a|b` * c.
