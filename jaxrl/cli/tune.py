@@ -69,6 +69,8 @@ def _search(given: argparse.Namespace, flags: Sequence[str], prog: str) -> Searc
         number = getattr(given, name)
         if number is not None and number < 1:
             raise BadInput(f"--{name} is {number}: it must be at least 1")
+    if not 0 <= given.seed < 2**32:
+        raise BadInput(f"--seed is {given.seed}: that of a search must be from 0 to {2**32 - 1:,}")
     for word in flags:
         if word.split("=")[0] in OWN and word.split("=")[0] != "--env":
             raise BadInput(f"{word} is not for a search, which gives it to each trial: leave it off")

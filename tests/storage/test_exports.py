@@ -153,6 +153,9 @@ def test_a_network_of_ones_own_is_exported_by_jax_and_not_as_onnx(tmp_path, monk
         (["--onnx", "nowhere/a.onnx"], "folder that exists"),
         (["--onnx", "."], "folder that exists"),
         (["--onnxx", "a"], "--onnx"),
+        (["--onnx", "/dev/null"], "must be a file"),
+        (["--onnx", "policy.npz"], "own file"),
+        (["--onnx", "a", "--stablehlo", "a"], "same file"),
     ],
     ids=str,
 )
@@ -174,3 +177,10 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(package, flag, 
     assert main(["export", str(folder / "discrete"), flag, str(tmp_path / "file")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "pip install 'jaxrl-kernels[" in err
+
+
+def test_help_is_no_mistake(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["export", "--help"])
+    out, err = capsys.readouterr()
+    assert not end.value.code and "--stablehlo" in out and not err

@@ -121,6 +121,9 @@ def test_what_was_running_is_asked_again_and_the_start_comes_first(tmp_path):
     [
         (["--trials", "0"], "--trials is 0"),
         (["--cores", "0"], "--cores is 0"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--seed", "4294967296"], "--seed is 4294967296"),
+        (["--total-steps", "9" * 5_000], "--total-steps"),
         (["--eval-every", "none"], "--eval-every none"),
         (["--num-seeds", "3"], "--num-seeds is not for a search"),
         (["--run-dir=x"], "--run-dir=x is not for a search"),
