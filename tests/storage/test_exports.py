@@ -184,3 +184,13 @@ def test_help_is_no_mistake(capsys):
         main(["export", "--help"])
     out, err = capsys.readouterr()
     assert not end.value.code and "--stablehlo" in out and not err
+
+
+def test_an_older_bundle_that_does_not_say_the_type_of_actions_is_exported(folder):
+    pytest.importorskip("flatbuffers")
+    policy = load_policy(folder / "squashed")
+    notes = {name: value for name, value in policy.notes.items() if name != "action_dtype"}
+    older = type(policy)(policy.arrays, notes)
+    rows = observations_of(VECTOR, 5)
+    program = jax.export.deserialize(bytearray(to_stablehlo(older)))
+    np.testing.assert_allclose(program.call(rows), policy(rows), rtol=0, atol=1e-5)

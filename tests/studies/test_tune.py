@@ -95,6 +95,13 @@ def test_a_database_of_another_search_is_refused(tmp_path):
             open_study(search(tmp_path, **other))
 
 
+def test_what_is_no_database_is_refused(tmp_path):
+    pytest.importorskip("optuna")
+    (tmp_path / "trials.db").write_text("words" * 100)
+    with pytest.raises(Mistake, match="no database"):
+        open_study(search(tmp_path))
+
+
 def test_what_was_running_is_asked_again_and_the_start_comes_first(tmp_path):
     optuna = pytest.importorskip("optuna")
     study, axes = open_study(search(tmp_path)), search(tmp_path).space
