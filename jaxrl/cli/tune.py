@@ -81,6 +81,8 @@ def _search(given: argparse.Namespace, flags: Sequence[str], prog: str) -> Searc
     space = load_space(given.space, run.row.name, loop | agent)
     start = {name: run.setting(name) for name, axis in space.items() if axis.holds(run.setting(name))}
     folder = given.folder or Path("runs/tune") / f"{run.row.name}-{run.env_name.replace('/', '-').replace(':', '-')}"
+    if any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
+        raise BadInput(f"--folder {folder} cannot be made: a file is in its place")
     groups = _groups(flags)
     fixed = tuple(word for name, words in groups if name not in {*space, "env"} for word in words)
     moved = tuple(word for name, words in groups if name in space for word in words)

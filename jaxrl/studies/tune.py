@@ -106,7 +106,8 @@ def flags_of(values: dict[str, Any]) -> list[str]:
 
 
 def _said(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    short = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return str(value) if short == "1" else short  # 0.99997 is not 1: gamma, say.
 
 
 def open_study(search: Search) -> Any:

@@ -102,6 +102,10 @@ def test_what_is_no_database_is_refused(tmp_path):
         open_study(search(tmp_path))
 
 
+def test_what_is_almost_one_is_not_said_as_one():
+    assert flags_of({"gamma": 0.99997}) == ["--gamma", "0.99997"]
+
+
 def test_what_was_running_is_asked_again_and_the_start_comes_first(tmp_path):
     optuna = pytest.importorskip("optuna")
     study, axes = open_study(search(tmp_path)), search(tmp_path).space
@@ -128,6 +132,7 @@ def test_what_was_running_is_asked_again_and_the_start_comes_first(tmp_path):
     [
         (["--trials", "0"], "--trials is 0"),
         (["--cores", "0"], "--cores is 0"),
+        (["--folder", f"{__file__}/x"], "a file is in its place"),
         (["--seed", "-1"], "--seed is -1"),
         (["--seed", "4294967296"], "--seed is 4294967296"),
         (["--total-steps", "9" * 5_000], "--total-steps"),
