@@ -23,8 +23,12 @@ def export(flags: "ExportFlags") -> None:
     if not files:
         raise BadInput("there is nothing to write: say --onnx FILE, --stablehlo FILE, or both")
     for name, path in files.items():
-        if not path.parent.is_dir() or path.is_dir():
+        if not path.parent.is_dir() or (path.exists() and not path.is_file()):
             raise BadInput(f"--{name} {path} cannot be written: it must be a file in a folder that exists")
+        if path.name in ("policy.npz", "policy.json"):
+            raise BadInput(f"--{name} {path} would replace a policy's own file: name another")
+    if len({*files.values()}) < len(files):
+        raise BadInput("--onnx and --stablehlo name the same file: each needs its own")
     policy = load_policy(flags.run_dir, networks=flags.networks)
     contents = {path: wanted[name][1](policy) for name, path in files.items()}
     for path, content in contents.items():

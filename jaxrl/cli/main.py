@@ -162,8 +162,9 @@ def _export(argv: Sequence[str], prog: str) -> int:
         from jaxrl.cli.export import export
         from jaxrl.cli.flags import ExportFlags, command_flags
 
+        flags = parse(command_flags(ExportFlags), argv, prog)
         with no_exit_of_others():
-            export(parse(command_flags(ExportFlags), argv, prog))
+            export(flags)
 
     return _run(command)
 

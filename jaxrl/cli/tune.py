@@ -69,6 +69,8 @@ def _search(given: argparse.Namespace, flags: Sequence[str], prog: str) -> Searc
         number = getattr(given, name)
         if number is not None and number < 1:
             raise BadInput(f"--{name} is {number}: it must be at least 1")
+    if not 0 <= given.seed < 2**32:
+        raise BadInput(f"--seed is {given.seed}: that of a search must be from 0 to {2**32 - 1:,}")
     for word in flags:
         if word.split("=")[0] in OWN and word.split("=")[0] != "--env":
             raise BadInput(f"{word} is not for a search, which gives it to each trial: leave it off")
@@ -79,6 +81,8 @@ def _search(given: argparse.Namespace, flags: Sequence[str], prog: str) -> Searc
     space = load_space(given.space, run.row.name, loop | agent)
     start = {name: run.setting(name) for name, axis in space.items() if axis.holds(run.setting(name))}
     folder = given.folder or Path("runs/tune") / f"{run.row.name}-{run.env_name.replace('/', '-').replace(':', '-')}"
+    if any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
+        raise BadInput(f"--folder {folder} cannot be made: a file is in its place")
     groups = _groups(flags)
     fixed = tuple(word for name, words in groups if name not in {*space, "env"} for word in words)
     moved = tuple(word for name, words in groups if name in space for word in words)

@@ -63,7 +63,7 @@ def _values(words: Sequence[str], kind: Any) -> Iterator[str]:
 def whole(word: str) -> str:
     """A number with an exponent, a unit or underscores as digits, where it is whole; any other word as it is."""
     number = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?(?:[eE]\+?\d{1,3})?)(k|M|)", word.replace("K", "k"))
-    if number is None:
+    if number is None or len(word) > 1_000:  # Python makes no whole number of some thousands of digits.
         return word
     value = Fraction(number[1]) * UNITS[number[2]]  # A seed may have more digits than a float.
     return str(value) if value.denominator == 1 else word

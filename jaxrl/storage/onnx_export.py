@@ -65,7 +65,7 @@ def to_onnx(policy: Policy) -> bytes:
       policy: what `load_policy` gives, with a built-in network.
 
     Raises:
-      BadInput: the network is a user's own, or the package onnx is not installed.
+      BadInput: the network is a user's own, two inputs would have one name, or the package onnx is not installed.
     """
     if policy.actor is not None:
         raise BadInput(
@@ -78,6 +78,11 @@ def to_onnx(policy: Policy) -> bytes:
         raise BadInput("--onnx needs the package onnx: pip install 'jaxrl-kernels[onnx]'") from error
     graph, notes = Graph(), policy.notes
     leaves = list(_named_leaves("obs", layout_from_json(notes["observation"])))
+    names = [name for name, _ in leaves]
+    if len(set(names)) < len(names):
+        raise BadInput(
+            f"two parts of the observation would have one name, of {', '.join(names)}: ONNX wants each its own"
+        )
     rows = [_row(graph, name, leaf) for name, leaf in leaves]
     obs = graph.add("Concat", *rows, axis=1) if len(rows) > 1 else rows[0]
     dtype, shape = _action(graph, policy, _normalised(graph, policy.arrays, obs))
@@ -145,7 +150,7 @@ def _layers(graph: Graph, layers: dict[str, Any], x: str, activation: str, outpu
 def _action(graph: Graph, policy: Policy, obs: str) -> tuple[Any, tuple[int, ...]]:
     """Adds the network and what makes an action of its output; returns the action's type and shape."""
     notes, settings, params = policy.notes, policy.notes["settings"], policy.params["params"]
-    dtype, shape = np.dtype(notes["action_dtype"]), tuple(notes["action_shape"])
+    dtype, shape = policy.action_dtype, tuple(notes["action_shape"])
     match notes["actor"]:
         case "CategoricalActor":
             logits = _layers(graph, params["mlp"], obs, "Tanh")

@@ -33,6 +33,7 @@ class Policy:
       arrays: parameters, statistics and bounds, by name.
       params: the parameters, nested as Flax has them.
       actor: the network where it is a user's own, else None.
+      action_dtype: NumPy's type of the actions.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], notes: dict[str, Any], actor: "nn.Module | None" = None) -> None:
@@ -61,7 +62,7 @@ class Policy:
         self._bounds = (arrays["bounds.low"], arrays["bounds.high"]) if "bounds.low" in arrays else None
         self._action_shape = tuple(notes["action_shape"])
         # Older bundles do not say the type.
-        self._action_dtype = np.dtype(notes.get("action_dtype", self._bounds[0].dtype if self._bounds else np.int64))
+        self.action_dtype = np.dtype(notes.get("action_dtype", self._bounds[0].dtype if self._bounds else np.int64))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, also one in another process, is put together from the same arrays and notes."""
@@ -121,7 +122,7 @@ class Policy:
                 raise BadInput("obs holds numbers that are too large: the networks overflow, and there is no action")
             action = distribution.to_env(distribution.mode() if rng is None else distribution.sample(rng))
             # Clipped last: to round to another type can lead out of the bounds.
-            action = np.reshape(action, (len(rows), *self._action_shape)).astype(self._action_dtype, copy=False)
+            action = np.reshape(action, (len(rows), *self._action_shape)).astype(self.action_dtype, copy=False)
             return action if self._bounds is None else np.clip(action, *self._bounds)
 
 

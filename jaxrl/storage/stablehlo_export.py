@@ -43,7 +43,7 @@ def to_stablehlo(policy: Policy) -> bytes:
 def _acting(policy: Policy) -> Any:
     """The function from flattened observations to the environment's actions, in JAX."""
     notes, arrays, module = policy.notes, policy.arrays, module_of(policy.actor, policy.notes)
-    dtype = jax.dtypes.canonicalize_dtype(notes["action_dtype"])
+    dtype = jax.dtypes.canonicalize_dtype(policy.action_dtype)
     bounds = [arrays[f"bounds.{name}"] for name in ("low", "high")] if "bounds.low" in arrays else None
 
     def act(obs: jax.Array) -> jax.Array:

@@ -106,7 +106,8 @@ def flags_of(values: dict[str, Any]) -> list[str]:
 
 
 def _said(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    short = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return str(value) if short == "1" else short  # 0.99997 is not 1: gamma, say.
 
 
 def open_study(search: Search) -> Any:
@@ -122,14 +123,17 @@ def open_study(search: Search) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers: dict[str, Any] = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     own = {"constant_liar": True, "n_startup_trials": STARTUP_TRIALS} if search.sampler == "tpe" else {}
-    study = optuna.create_study(
-        storage=f"sqlite:///{search.folder / 'trials.db'}",
-        study_name="tune",
-        direction="maximize",
-        load_if_exists=True,
-        sampler=samplers[search.sampler](seed=search.seed, **own),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
-    )
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{search.folder / 'trials.db'}",
+            study_name="tune",
+            direction="maximize",
+            load_if_exists=True,
+            sampler=samplers[search.sampler](seed=search.seed, **own),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
+        )
+    except Exception as error:  # SQLite's, SQLAlchemy's or Optuna's own, as the file is damaged or another's.
+        raise Mistake(f"{search.folder / 'trials.db'} is no database of a search: name a folder by --folder") from error
     if study.user_attrs.get("search", search.record) != search.record:
         raise Mistake(f"{search.folder} holds another search, of other flags, space or seed: name a folder by --folder")
     study.set_user_attr("search", search.record)

@@ -104,7 +104,9 @@ def _axis(what: str, spec: Any) -> Range | Choice:
         case {"choices": [_, *_] as choices, **rest} if not rest:
             if all(isinstance(each, int | float | str | bool) for each in choices):
                 return Choice(tuple(choices))
-        case {"low": int() | float() as low, "high": int() | float() as high, **rest} if rest.keys() <= {"log"}:
+        case {"low": int() | float() as low, "high": int() | float() as high, **rest} if rest.keys() <= {
+            "log"
+        } and not any(isinstance(bound, bool) for bound in (low, high)):
             log = rest.get("log", False)
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise Mistake(f"{what} is empty, from {low} to {high}: low must be below high")

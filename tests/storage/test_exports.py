@@ -153,6 +153,9 @@ def test_a_network_of_ones_own_is_exported_by_jax_and_not_as_onnx(tmp_path, monk
         (["--onnx", "nowhere/a.onnx"], "folder that exists"),
         (["--onnx", "."], "folder that exists"),
         (["--onnxx", "a"], "--onnx"),
+        (["--onnx", "/dev/null"], "must be a file"),
+        (["--onnx", "policy.npz"], "own file"),
+        (["--onnx", "a", "--stablehlo", "a"], "same file"),
     ],
     ids=str,
 )
@@ -174,3 +177,20 @@ def test_a_missing_extra_is_named_with_the_line_that_installs_it(package, flag, 
     assert main(["export", str(folder / "discrete"), flag, str(tmp_path / "file")]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "pip install 'jaxrl-kernels[" in err
+
+
+def test_help_is_no_mistake(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["export", "--help"])
+    out, err = capsys.readouterr()
+    assert not end.value.code and "--stablehlo" in out and not err
+
+
+def test_an_older_bundle_that_does_not_say_the_type_of_actions_is_exported(folder):
+    pytest.importorskip("flatbuffers")
+    policy = load_policy(folder / "squashed")
+    notes = {name: value for name, value in policy.notes.items() if name != "action_dtype"}
+    older = type(policy)(policy.arrays, notes)
+    rows = observations_of(VECTOR, 5)
+    program = jax.export.deserialize(bytearray(to_stablehlo(older)))
+    np.testing.assert_allclose(program.call(rows), policy(rows), rtol=0, atol=1e-5)

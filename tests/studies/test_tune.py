@@ -95,6 +95,17 @@ def test_a_database_of_another_search_is_refused(tmp_path):
             open_study(search(tmp_path, **other))
 
 
+def test_what_is_no_database_is_refused(tmp_path):
+    pytest.importorskip("optuna")
+    (tmp_path / "trials.db").write_text("words" * 100)
+    with pytest.raises(Mistake, match="no database"):
+        open_study(search(tmp_path))
+
+
+def test_what_is_almost_one_is_not_said_as_one():
+    assert flags_of({"gamma": 0.99997}) == ["--gamma", "0.99997"]
+
+
 def test_what_was_running_is_asked_again_and_the_start_comes_first(tmp_path):
     optuna = pytest.importorskip("optuna")
     study, axes = open_study(search(tmp_path)), search(tmp_path).space
@@ -121,6 +132,10 @@ def test_what_was_running_is_asked_again_and_the_start_comes_first(tmp_path):
     [
         (["--trials", "0"], "--trials is 0"),
         (["--cores", "0"], "--cores is 0"),
+        (["--folder", f"{__file__}/x"], "a file is in its place"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--seed", "4294967296"], "--seed is 4294967296"),
+        (["--total-steps", "9" * 5_000], "--total-steps"),
         (["--eval-every", "none"], "--eval-every none"),
         (["--num-seeds", "3"], "--num-seeds is not for a search"),
         (["--run-dir=x"], "--run-dir=x is not for a search"),
