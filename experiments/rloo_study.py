@@ -6,8 +6,8 @@
     python experiments/rloo_study.py speed --out experiments/results/rloo/speed.csv
 
 `ends` says from where to where runs came, and what it took. `curves` gathers evaluations of runs that began with
-`--start`, with completions drawn in place of updates. `variance` draws completions from the last policies of runs.
-`speed` times sampling and updates beside their matrix products.
+`--start` (folders START-0, START-1, ... are one panel's), with completions drawn in place of updates. `variance` draws
+completions from the last policies of runs. `speed` times sampling and updates beside their matrix products.
 """
 
 import csv
@@ -68,7 +68,7 @@ def curves(runs: Sequence[Path]) -> list[dict[str, Any]]:
         drawn = settings.prompts * settings.completions
         name = f"{NAMES.get(settings.algo, settings.algo)}, K = {settings.completions}"
         name += "" if settings.kl_coef == Settings.kl_coef else f", kl_coef {settings.kl_coef:g}"
-        panel = f"{settings.task}, from {Path(settings.start or 'nothing').name}"
+        panel = f"{settings.task}, from {Path(settings.start or 'nothing').name.removesuffix(f'-{settings.seed}')}"
         for row in read_rows(run / "evaluations.csv"):
             known = {"env": panel, "variant": name, "seed": settings.seed, "step": int(row["step"]) * drawn}
             found.append(known | {"mean_return": float(row["mean_return"])})
