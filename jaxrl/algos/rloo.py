@@ -192,7 +192,7 @@ def rloo_update(state: RLOOState, completions: Completions) -> tuple[RLOOState, 
     tokens, mask, reward, group, attention, _, old_log_prob = completions
     key, shuffle_key = jax.random.split(state.key)
 
-    # What was: how likely each completion was to the policy that drew it, and to the reference.
+    # Before the update: how likely each completion was to the policy that drew it, and to the reference.
     def log_prob_under(params: Any) -> Array:
         logits = policy.apply_fn(params, tokens, attention)
         return sequence_log_prob(logits, tokens, mask & usable[:, None], config.temperature).astype(dtype)

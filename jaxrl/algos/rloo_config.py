@@ -16,8 +16,8 @@ RANGES = {
 
 
 class RLOOConfig(struct.PyTreeNode):
-    """What an update reads. Numbers are leaves: changing one compiles nothing anew. `num_epochs` and the fields below
-    it are static: they fix shapes or the program."""
+    """The settings of an update. Numbers are leaves: changing one compiles nothing anew. `num_epochs` and the
+    fields below it are static: they fix shapes or the program."""
 
     kl_coef: float = 0.05
     """What a nat of `log pi(y) - log pi_ref(y)` costs, in units of the reward."""

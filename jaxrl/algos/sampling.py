@@ -45,7 +45,7 @@ class CachedPolicy(Protocol):
 
 
 class _Drawn(NamedTuple):
-    """What the loop over new tokens carries."""
+    """The carry of the loop over new tokens."""
 
     step: Array
     tokens: Array  # (B, N), new ones

@@ -84,7 +84,7 @@ def _print_results(env: str, returns: Any, lengths: Any, cut: str, record: dict[
 
 
 def _needs_gymnasium(flags: "EvaluateFlags") -> bool:
-    """Whether something is asked for that the device does not do. The built-in tasks there are Gymnasium's too."""
+    """True if something is asked for that the device does not do. The built-in tasks there are Gymnasium's too."""
     return bool(flags.render or flags.video or flags.stochastic or flags.wrapper)
 
 

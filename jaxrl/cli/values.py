@@ -1,5 +1,5 @@
 """The values of flags as people write them: 1e6, 100k, 1M or 100_000 for a whole number, 64,64 for two, True and False
-for a switch, none for nothing. What is understood depends on the flag's type: a name is left as it is."""
+for a switch, none for nothing. The flag's type decides: a name is left as it is."""
 
 import dataclasses
 import re

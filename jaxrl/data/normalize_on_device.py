@@ -65,7 +65,7 @@ def moments_update_on_device(moments: Moments, x: Array, weight: Array) -> Momen
 def normalize_rollout_on_device(
     normalizer: Normalizer, rollout: Transition, gamma: Any
 ) -> tuple[Normalizer, Transition]:
-    """What the update gets from a raw rollout, and the normaliser that has taken it in, as `normalize_rollout` says.
+    """The rollout that the update gets, from a raw one, and the normaliser after it, as `normalize_rollout` says.
 
     A row that is not valid ends the discounted return: it comes from a fault, or follows an episode's end.
 
@@ -96,7 +96,7 @@ def normalize_rollout_on_device(
         discounted, returns = jax.lax.scan(step, old.discounted, (reward.astype(old.discounted.dtype), valid, going))
         moments = moments_update_on_device(old.returns, returns, valid.astype(returns.dtype))
         normalizer = normalizer._replace(returns=moments, discounted=discounted)
-    # What is not finite leaves the statistics as they were: they would never recover.
+    # A number that is not finite leaves the statistics as they were: they would never recover.
     obs_finite = jnp.isfinite(rollout.obs).all(-1)
     finite = jnp.where(valid, obs_finite & jnp.isfinite(reward), True).all()
     untouched = old._replace(discounted=jnp.zeros_like(old.discounted))

@@ -52,13 +52,13 @@ def find_task(name: str, backend: str) -> Any:
 
 
 def no_task(name: str, backend: str, known: Iterable[str]) -> str:
-    """What to say where a backend has no task of that name."""
+    """The complaint where a backend has no task of that name."""
     hint = nearest_names(name, {each.lower(): each for each in known}) or f"it has {', '.join(sorted(known))}"
     return f"backend {backend} has no environment {name}: {hint}"
 
 
 def missing_extra(backend: str, error: ImportError) -> BadInput:
-    """What to say where the package of a backend cannot be imported."""
+    """The complaint where the package of a backend cannot be imported."""
     return BadInput(
         f"backend {backend} needs the extra {backend}, pip install 'jaxrl-kernels[{backend}]': {one_line(error)}"
     )

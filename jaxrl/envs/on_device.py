@@ -141,7 +141,7 @@ class DeviceEnvs:
         next_obs = flatten_observations(self.observation_space, raw_obs, num_envs)
         reward, terminated = jnp.asarray(reward, obs.dtype), jnp.asarray(terminated, bool)
 
-        # What is not finite is no transition.
+        # A step that is not finite is no transition.
         valid = fits & jnp.isfinite(reward) & (jnp.isfinite(obs) & jnp.isfinite(next_obs)).all(1)
         reward, next_obs = jnp.where(valid, reward, 0), jnp.where(valid[:, None], next_obs, obs)
         episode_return, episode_length = (

@@ -1,4 +1,4 @@
-"""What a run logs as numbers by name, for services that draw curves from such: W&B and MLflow."""
+"""The values that a run logs as numbers by name, for services that draw curves from such: W&B and MLflow."""
 
 from collections.abc import Mapping, Sequence
 

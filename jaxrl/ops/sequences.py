@@ -27,7 +27,7 @@ def leave_one_out(reward: Array, group: Array, valid: Array | None = None) -> Ar
     Args:
       reward: `(B,)`.
       group: `(B,)`, whole numbers: rows of equal numbers are one group. Groups may have any size and any order.
-      valid: `(B,)`, boolean (or 0 and 1), or None for all. What stands in a row that is not valid does not matter.
+      valid: `(B,)`, boolean (or 0 and 1), or None for all. The content of other rows does not matter.
 
     Returns:
       Advantages, `(B,)`. A row that is not valid, or alone in its group, has 0.

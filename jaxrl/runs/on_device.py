@@ -10,7 +10,7 @@ from jaxrl.errors import BadInput
 
 
 def is_on_device(run: Any) -> bool:
-    """Whether the run's environments live on the device."""
+    """True if the run's environments live on the device."""
     return run.env_backend in DEVICE_BACKENDS
 
 

@@ -4,7 +4,7 @@ PureJaxRL, Spinning Up. They are answered, not taken: some mean almost the same,
 import re
 from collections.abc import Callable, Set
 
-# What stands in braces is a setting of ours. A word is answered only where an algorithm has all of these.
+# A word in braces is a setting of ours. A word is answered only where an algorithm has all of these.
 RENAMED = {
     # The run
     **dict.fromkeys(("total_timesteps", "n_timesteps", "num_timesteps", "max_timesteps"), "{total_steps}"),
@@ -84,7 +84,7 @@ ABSENT = {
 
 
 def ours_for(name: str, settings: Set[str], shown: Callable[[str], str]) -> str | None:
-    """What to say to a name that is none of `settings`, in one clause; None where it is no word of others either.
+    """The answer to a name that is none of `settings`, in one clause; None where it is no word of others either.
 
     Args:
       name: of a setting, such as `learning_rate` or `LR`.

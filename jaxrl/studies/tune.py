@@ -20,7 +20,7 @@ STARTUP_TRIALS = 5  # Before these have ended none is pruned, and TPE draws at r
 
 
 class Search(NamedTuple):
-    """What is searched.
+    """The subject of a search.
 
     Attributes:
       algo, env: the algorithm and the task.
@@ -49,7 +49,7 @@ class Search(NamedTuple):
 
     @property
     def record(self) -> str:
-        """What must be equal for a search to go on."""
+        """The settings that must be equal for a search to go on."""
         space = {name: axis._asdict() for name, axis in self.space.items()}
         return json.dumps([self.algo, self.env, self.flags, self.moved, space, self.seed, self.sampler], sort_keys=True)
 

@@ -28,7 +28,7 @@ class Range(NamedTuple):
         return suggest(name, self.low, self.high, log=self.log)
 
     def holds(self, value: Any) -> bool:
-        """Whether a setting's present value is one of these."""
+        """True if a setting's present value is one of these."""
         return isinstance(value, int | float) and self.low <= value <= self.high
 
 
@@ -42,7 +42,7 @@ class Choice(NamedTuple):
         return trial.suggest_categorical(name, self.values)
 
     def holds(self, value: Any) -> bool:
-        """Whether a setting's present value is one of these."""
+        """True if a setting's present value is one of these."""
         return value in self.values
 
 

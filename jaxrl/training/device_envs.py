@@ -14,7 +14,7 @@ from jaxrl.runs.config import RunConfig
 
 
 class RunEnvs:
-    """What a run asks of its environments beside steps: it stands where `jaxrl.envs.vector.Envs` does in other runs.
+    """All that a run asks of its environments but steps: it stands where `jaxrl.envs.vector.Envs` does in other runs.
     The loop tells it what became of them.
 
     Args:

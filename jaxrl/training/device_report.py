@@ -1,4 +1,4 @@
-"""What a call of the device tells the host: metrics of its updates, episodes that ended, faults. Inside the call it is
+"""The report of a device call to the host: metrics of its updates, episodes that ended, faults. Inside the call it is
 a pytree of a fixed size; on the host it becomes the same rows and lines as those of any run."""
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ MAX_LOGGED_EPISODES = 2**14  # In one call. Those that end after them are not lo
 
 
 class Report(NamedTuple):
-    """What a call tells, for U updates at most and N environments.
+    """The report of a call, for U updates at most and N environments.
 
     Attributes:
       num_updates: int32, how many were made: all that were asked for, unless a fault has ended the run.

@@ -86,7 +86,7 @@ def _split(tree: Any, size: int) -> list[Any]:
 
 
 def _first_carry(group: Sequence[Runner]) -> Carry:
-    """What the first call takes: where each run begins, or goes on."""
+    """The carry of the first call: where each run begins, or goes on."""
     training = group[0].training
     normalizer = from_host(normalizer_on_device)(stack_on_host([runner.training.normalizer for runner in group]))
     replay, key = None, None
@@ -104,7 +104,7 @@ def _numbers(run: RunConfig) -> dict[str, np.ndarray]:
 
 
 def _is_random(runner: Runner) -> bool:
-    """Whether the run is in the steps at its begin that are random."""
+    """True if the run is in the steps at its begin that are random."""
     return runner.training.memory is not None and runner.training.step < runner.run.loop.learning_starts
 
 
@@ -179,7 +179,7 @@ class _Programs:
                 call = off_policy_call(run, self._envs, most, is_random)
             if self._size > 1:
                 call = jax.vmap(call, in_axes=(0, 0 if np.ndim(counts) else None, 0))
-            # What comes out lies where the next call takes it.
+            # The result lies where the next call takes it.
             where = None if self._mesh is None else (carry_shardings(carry, self._mesh, self._size), None)
             jitted = jax.jit(call, donate_argnums=0, out_shardings=where)
             with timer("compile"), sharing(self._mesh, self._size):

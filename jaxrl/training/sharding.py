@@ -35,7 +35,7 @@ def mesh_of(num_devices: int) -> Mesh | None:
 
 
 def spreads_runs(num_devices: int, size: int) -> bool:
-    """Whether each device has some of `size` runs, and not some of the environments of each."""
+    """True if each device has some of `size` runs, and not some of the environments of each."""
     return size > 1 and size % num_devices == 0
 
 
