@@ -7,6 +7,7 @@ A table to redraw has above it a comment that names what it shows, with paths fr
     <!-- table: ends experiments/results/cartpole.csv -->            last evaluations of a study, each task and variant
     <!-- table: scores STUDY.csv RANDOM.csv PAPER.csv -->            the same on one scale, beside a paper's
     <!-- table: published STUDY.csv PUBLISHED.csv -->                the same beside published returns
+    <!-- table: differences STUDY.csv OTHER.csv ... -->              the same less others' ends, with Welch's intervals
     <!-- table: figures BENCHMARK.json TITLE -->                     what benchmark.py has measured
     <!-- table: rows TABLE.csv -->                                   a table as it is
 """
@@ -19,7 +20,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def scores(study: Path, random: Path, paper: Path) -> str:
             own = [f"{np.mean([task.mean() for task in tasks.values()]):.2f}", f"{low:.2f} to {high:.2f}"]
         runs = str(sum(map(len, tasks.values())))
         rows.append([variant, published.get(variant, ""), *own, runs, *each])
-    names = [re.sub(r"-v\d+$", "", task) for task in found]
+    names = [_bare(task) for task in found]
     return markdown_table(["objective", "the paper's score", "score", "95 % interval", "runs", *names], rows)
 
 
@@ -91,13 +92,87 @@ def published(study: Path, others: Path) -> str:
             low, high = interval(each, np.mean)
             of = f"jaxrl, {variant}, {len(each)} seeds"
             rows.append([task, of, f"{each.mean():,.0f}", f"{low:,.0f} to {high:,.0f}; {runs}"])
-        name = re.sub(r"-v\d+$", "", task)
         for row in read_rows(others):
-            if row["task"] == name:
+            if row["task"] == _bare(task):
                 spread = f"+- {float(row['std']):,.0f} over seeds; " if row["std"] else ""
                 of = f"{row['source']}, {row['version']}, {row['num_seeds']} seeds"
                 rows.append([task, of, f"{float(row['mean']):,.0f}", f"{spread}{row['protocol']}"])
     return markdown_table(["task", "of", "mean", "95 % interval, each seed; or as published"], rows)
+
+
+class Sample(NamedTuple):
+    """Mean, standard deviation (the sample's, with n - 1) and number of runs."""
+
+    mean: float
+    std: float
+    size: int
+
+
+def differences(study: Path, *others: Path) -> str:
+    """The mean over seeds of the last evaluations less that of others, with Welch's 95 % interval of the difference.
+
+    Args:
+      study: ours.
+      others: of each, evaluations of another program, whose variants are named "PROGRAM variant"; or published ends,
+        with the standard deviation over all of the seeds, divided by n.
+    """
+    ours, found = _samples(ends_of(study)), []
+    for path in others:
+        for (task, variant), (of, theirs) in _others(path).items():
+            for (name, own), sample in ours.items():
+                if _bare(name) == task and own == variant:
+                    low, high = welch(sample, theirs)
+                    means = (f"{figure:,.0f}" for figure in (sample.mean, theirs.mean, sample.mean - theirs.mean))
+                    spread = f"{low:,.0f} to {high:,.0f}" if np.isfinite(low) else "one seed has none"
+                    found.append([name, variant, str(sample.size), of, str(theirs.size), *means, spread])
+    head = ["task", "variant", "seeds", "beside", "seeds of it", "ours", "theirs", "difference", "95 % interval"]
+    return markdown_table(head, found)
+
+
+def welch(a: Sample, b: Sample) -> tuple[float, float]:
+    """The 95 % interval of the difference of two means, `a - b`, of unequal variances; NaN where one has one run.
+
+    Source: Welch 1947, "The generalization of Student's problem when several different population variances are
+    involved".
+    """
+    from scipy.stats import t  # It takes a while, which a mistake need not wait for.
+
+    if min(a.size, b.size) < 2:
+        return np.nan, np.nan
+    if a.std == b.std == 0:
+        return a.mean - b.mean, a.mean - b.mean
+    of_a, of_b = a.std**2 / a.size, b.std**2 / b.size
+    freedom = (of_a + of_b) ** 2 / (of_a**2 / (a.size - 1) + of_b**2 / (b.size - 1))
+    reach = t.ppf(0.975, freedom) * (of_a + of_b) ** 0.5
+    return a.mean - b.mean - reach, a.mean - b.mean + reach
+
+
+def _samples(ends: Ends) -> dict[tuple[str, str], Sample]:
+    each = {(task, name): list(seeds.values()) for task, variants in ends.items() for name, seeds in variants.items()}
+    return {
+        key: Sample(float(np.mean(x)), float(np.std(x, ddof=1)) if len(x) > 1 else np.nan, len(x))
+        for key, x in each.items()
+    }
+
+
+def _others(path: Path) -> dict[tuple[str, str], tuple[str, Sample]]:
+    """By task (without its version) and our variant: whose it is, and the sample."""
+    found, rows = {}, read_rows(path)
+    if "source" not in rows[0]:
+        for (task, name), sample in _samples(ends_of(path)).items():
+            program, variant = name.rsplit(" ", 1)
+            found[_bare(task), variant] = program, sample
+        return found
+    for row in rows:
+        size = int(row["num_seeds"])
+        sample = Sample(float(row["mean"]), float(row["std"]) * (size / (size - 1)) ** 0.5, size)
+        found[row["task"], row["variant"]] = f"{row['source']}, {int(row['step']):,} steps", sample
+    return found
+
+
+def _bare(task: str) -> str:
+    """A task's name without its version."""
+    return re.sub(r"-v\d+$", "", task)
 
 
 def figures(results: Path, *title: str) -> str:
@@ -117,6 +192,7 @@ KINDS: dict[str, Callable[..., str]] = {
     "ends": ends,
     "scores": scores,
     "published": published,
+    "differences": differences,
     "figures": figures,
     "rows": rows,
 }

@@ -67,7 +67,8 @@ def kernels(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def in_turn(calls: dict[str, Call], repeats: int) -> dict[str, list[float]]:
-    """Calls per second of each, round by round; a round is the median of short turns, whose last call is waited for."""
+    """Calls per second of each, round by round; a round is the median of short turns, whose last call is waited for. The
+    first call of a turn is not counted: its caches and its memory are still those of the program before."""
     counts = {}
     for name, call in calls.items():
         jax.block_until_ready(call())
@@ -79,6 +80,7 @@ def in_turn(calls: dict[str, Call], repeats: int) -> dict[str, list[float]]:
         turns: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(TURNS):
             for name, call in calls.items():
+                jax.block_until_ready(call())
                 began = time.perf_counter()
                 for _ in range(counts[name]):
                     last = call()

@@ -7,6 +7,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import scipy.stats
 
 from jaxrl import BadInput
 
@@ -60,6 +61,26 @@ def test_ends_are_those_of_the_last_evaluation(files):
     ]
     assert (first["lowest"], first["highest"]) == ("10.0", "30.0")
     assert [row["mean"] for row in rows] == ["20.0", "-5.0", "-4.0", "-3.0"]
+
+
+def test_differences_have_welchs_interval(tmp_path, files):
+    """Beside SciPy's own test of each; one published with the population's deviation, one of a program's runs."""
+    published, peer = tmp_path / "known.csv", tmp_path / "peer.csv"
+    published.write_text("task,variant,source,num_seeds,step,mean,std\nA,clip,Book,3,90,25,4\nC,clip,Book,3,90,7,1\n")
+    theirs = STUDY.replace("clip", "Other clip").replace("neither", "Other neither").replace("100,30", "100,50")
+    peer.write_text(theirs)
+    book, *others = cells(tables.differences(files[0], published, peer))
+    assert [row["beside"] for row in (book, *others)] == ["Book, 90 steps", *["Other"] * 4]
+    equal = next(row for row in others if (row["task"], row["variant"]) == ("B-v1", "clip"))
+    assert equal["95 % interval"] == "0 to 0"  # All four runs end alike.
+    three = np.array([-1, 0, 1]) * 4 * 1.5**0.5 + 25  # Of which the deviation is 4.
+    for row, theirs in ((book, three), (others[0], [10, 50])):
+        low, high = scipy.stats.ttest_ind([10, 30], theirs, equal_var=False).confidence_interval()
+        assert row["95 % interval"] == f"{low:,.0f} to {high:,.0f}"
+        assert row["difference"] == f"{20 - np.mean(theirs):,.0f}"
+    assert tables.welch(tables.Sample(1, np.nan, 1), tables.Sample(1, 1, 3)) == pytest.approx(
+        (np.nan, np.nan), nan_ok=True
+    )
 
 
 def test_scores_are_0_for_random_actions_and_1_for_the_best_variant(files):
