@@ -18,6 +18,7 @@ from pathlib import Path
 
 import timed_kernels
 import timed_parts
+import timed_rest
 import timed_runs
 from timed_runs import JOBS, UPDATE, Tables
 
@@ -26,12 +27,12 @@ from jaxrl.studies.script import Parser
 from jaxrl.studies.tables import markdown
 
 PEER_JOBS = [*JOBS, UPDATE]
-COMMANDS = {
-    "kernels": timed_kernels.kernels,
-    "envs": timed_parts.envs,
-    "train": timed_runs.train,
-    "profile": timed_parts.profile,
-}
+
+
+def kernels(repeats: int) -> Tables:
+    """The kernels alone."""
+    spent = "Where TD3's and SAC's updates spend their time: each part alone, us"
+    return timed_kernels.kernels(repeats) | {spent: timed_rest.rest(repeats)}
 
 
 def compare(old: Path, new: Path) -> Tables:
@@ -46,6 +47,14 @@ def compare(old: Path, new: Path) -> Tables:
                     ratio = {"old": figure, "new": now, "new / old": now / figure}
                     found.setdefault(title, {})[f"{name}: {column}"] = ratio
     return found
+
+
+COMMANDS = {
+    "kernels": kernels,
+    "envs": timed_parts.envs,
+    "train": timed_runs.train,
+    "profile": timed_parts.profile,
+}
 
 
 def main() -> None:

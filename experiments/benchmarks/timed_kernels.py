@@ -34,14 +34,8 @@ def kernels(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
     """Tables of all of it."""
     pairs = {
         DDPG: (ddpg_call(), _ddpg_products()),
-        "td3, 2 updates (1 of the actor), batch 256, 256-256, sampling included": (
-            _off_policy_call(td3_init, td3_update, TD3Config(policy_delay=DELAY), DELAY),
-            _twin_products(outputs=1, through=1, every=DELAY),
-        ),
-        "sac, batch 256, 256-256, sampling included": (
-            _off_policy_call(sac_init, sac_update, SACConfig()),
-            _twin_products(outputs=2, through=2, every=1),
-        ),
+        "td3, 2 updates (1 of the actor), batch 256, 256-256, sampling included": (td3_call(), td3_products()),
+        "sac, batch 256, 256-256, sampling included": (sac_call(), sac_products()),
         "ppo, 256 rows x 20 epochs, 64-64 (CartPole)": (
             _ppo_call(*_ppo_case(4, spaces.Discrete(2), 32, epochs=20, minibatches=1)),
             _ppo_products(4, 2, 256, steps=20),
@@ -67,8 +61,10 @@ def kernels(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def in_turn(calls: dict[str, Call], repeats: int) -> dict[str, list[float]]:
-    """Calls per second of each, round by round; a round is the median of short turns, whose last call is waited for. The
-    first call of a turn is not counted: its caches and its memory are still those of the program before."""
+    """Calls per second of each, round by round; a round is the median of short turns, whose last call is waited for.
+
+    The first call of a turn is not counted: its caches and its memory are still those of the program before.
+    """
     counts = {}
     for name, call in calls.items():
         jax.block_until_ready(call())
@@ -96,10 +92,20 @@ def ddpg_call() -> Call:
     return _off_policy_call(ddpg_init, ddpg_update, DDPGConfig())
 
 
+def td3_call() -> Call:
+    """TD3's updates from one of its actor's to the next."""
+    return _off_policy_call(td3_init, td3_update, TD3Config(policy_delay=DELAY), DELAY)
+
+
+def sac_call() -> Call:
+    """SAC's update."""
+    return _off_policy_call(sac_init, sac_update, SACConfig())
+
+
 def _off_policy_call(init: Callable[..., Any], update: Callable[..., Any], config: Any, updates: int = 1) -> Call:
     """`updates` updates as the loop makes them, batch and all."""
     state = init(jax.random.key(0), config, spaces.Box(-1.0, 1.0, (OBS,)), BOX)
-    stored, key = replay_add(replay_init(100_000, OBS, ACTIONS), _transitions((10_000,), OBS, BOX)), jax.random.key(1)
+    stored, key = replay_add(replay_init(100_000, OBS, ACTIONS), transitions((10_000,), OBS, BOX)), jax.random.key(1)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def learn(state: Any, replay: Replay) -> Any:
@@ -116,20 +122,20 @@ def _off_policy_call(init: Callable[..., Any], update: Callable[..., Any], confi
 
 def _ddpg_case() -> tuple[DDPGState, Transition]:
     state = ddpg_init(jax.random.key(0), DDPGConfig(), spaces.Box(-1.0, 1.0, (OBS,)), BOX)
-    return state, _transitions((BATCH,), OBS, BOX)
+    return state, transitions((BATCH,), OBS, BOX)
 
 
 def _ppo_case(obs: int, space: spaces.Space, steps: int, epochs: int, minibatches: int) -> tuple[PPOState, Transition]:
     config = PPOConfig(num_epochs=epochs, num_minibatches=minibatches)
     state = ppo_init(jax.random.key(0), config, spaces.Box(-1.0, 1.0, (obs,)), space)
-    return state, _transitions((steps, 8), obs, space)
+    return state, transitions((steps, 8), obs, space)
 
 
 def _ppo_call(state: PPOState, rollout: Transition) -> Call:
     return functools.partial(jax.jit(ppo_update), state, rollout)
 
 
-def _transitions(shape: tuple[int, ...], obs: int, space: spaces.Space) -> Transition:
+def transitions(shape: tuple[int, ...], obs: int, space: spaces.Space) -> Transition:
     """Transitions of nothing in particular."""
     rng = np.random.default_rng(0)
     seen, after = (rng.normal(size=(*shape, obs)).astype(np.float32) for _ in range(2))
@@ -156,6 +162,16 @@ def _ddpg_products() -> Call:
     products += [(BATCH, 1, narrow), (BATCH, narrow, ACTIONS)]
     products += _weights(actor) + _inputs(actor[1:], wide)
     return _products(products)
+
+
+def td3_products() -> Call:
+    """The matrix products alone of `td3_call`."""
+    return _twin_products(outputs=1, through=1, every=DELAY)
+
+
+def sac_products() -> Call:
+    """The matrix products alone of `sac_call`."""
+    return _twin_products(outputs=2, through=2, every=1)
 
 
 def _twin_products(outputs: int, through: int, every: int) -> Call:
@@ -237,7 +253,7 @@ def _learners(update: Callable[..., Any], arguments: Any, count: int) -> dict[st
 
 
 def _buffer(repeats: int) -> dict[str, dict[str, float]]:
-    row, key = _transitions((1,), OBS, spaces.Box(-1.0, 1.0, (ACTIONS,))), jax.random.key(0)
+    row, key = transitions((1,), OBS, spaces.Box(-1.0, 1.0, (ACTIONS,))), jax.random.key(0)
     add = jax.jit(replay_add, donate_argnums=0)
     sample = jax.jit(lambda replay, key: replay_sample(replay, key, BATCH))
     found = {}
