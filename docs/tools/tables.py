@@ -30,6 +30,7 @@ from jaxrl.studies.tables import ends, figures_table, last_evaluations, markdown
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = re.compile(r"(?m)^(<!-- table: (.+) -->\n\n?)((?:\|.*(?:\n|\Z))*)")
 
+LATE = 0.9  # Of a run's steps: from there on it is at its end, where one evaluation alone says little.
 WHOLE = 0.95  # Of the longest run's steps: an end that is not that of a run under way.
 
 Ends = dict[str, dict[str, dict[str, float]]]  # Task, variant, seed: the last evaluation's mean.
@@ -109,14 +110,15 @@ class Sample(NamedTuple):
 
 
 def differences(study: Path, *others: Path) -> str:
-    """The mean over seeds of the last evaluations less that of others, with Welch's 95 % interval of the difference.
+    """The mean over seeds of what runs end with less that of others, with Welch's 95 % interval of the difference. A
+    run ends with the mean of its evaluations in its last tenth.
 
     Args:
       study: ours.
       others: of each, evaluations of another program, whose variants are named "PROGRAM variant"; or published ends,
         with the standard deviation over all of the seeds, divided by n.
     """
-    ours, found = _samples(ends_of(study)), []
+    ours, found = _samples(study), []
     for path in others:
         for (task, variant), (of, theirs) in _others(path).items():
             for (name, own), sample in ours.items():
@@ -147,11 +149,20 @@ def welch(a: Sample, b: Sample) -> tuple[float, float]:
     return a.mean - b.mean - reach, a.mean - b.mean + reach
 
 
-def _samples(ends: Ends) -> dict[tuple[str, str], Sample]:
-    each = {(task, name): list(seeds.values()) for task, variants in ends.items() for name, seeds in variants.items()}
+def _samples(study: Path) -> dict[tuple[str, str], Sample]:
+    """By task and variant, what the runs that are at their end have there."""
+    last, late = last_evaluations(study), defaultdict[tuple[str, str, str], list[float]](list)
+    longest = max(step for step, _ in last.values())
+    for row in read_rows(study):
+        key = row["env"], row["variant"], row["seed"]
+        if last[key][0] > WHOLE * longest and int(row["step"]) >= LATE * last[key][0]:
+            late[key].append(float(row["mean_return"]))
+    runs = defaultdict[tuple[str, str], list[float]](list)
+    for (task, variant, _), returns in late.items():
+        runs[task, variant].append(float(np.mean(returns)))
     return {
         key: Sample(float(np.mean(x)), float(np.std(x, ddof=1)) if len(x) > 1 else np.nan, len(x))
-        for key, x in each.items()
+        for key, x in runs.items()
     }
 
 
@@ -159,7 +170,7 @@ def _others(path: Path) -> dict[tuple[str, str], tuple[str, Sample]]:
     """By task (without its version) and our variant: whose it is, and the sample."""
     found, rows = {}, read_rows(path)
     if "source" not in rows[0]:
-        for (task, name), sample in _samples(ends_of(path)).items():
+        for (task, name), sample in _samples(path).items():
             program, variant = name.rsplit(" ", 1)
             found[_bare(task), variant] = program, sample
         return found

@@ -67,6 +67,7 @@ def test_differences_have_welchs_interval(tmp_path, files):
     """Beside SciPy's own test of each; one published with the population's deviation, one of a program's runs."""
     published, peer = tmp_path / "known.csv", tmp_path / "peer.csv"
     published.write_text("task,variant,source,num_seeds,step,mean,std\nA,clip,Book,3,90,25,4\nC,clip,Book,3,90,7,1\n")
+    files[0].write_text(STUDY + "A-v5,clip,1,95,28,0,1\nA-v5,clip,1,90,32,0,1\nA-v5,clip,1,89,999,0,1\n")  # Mean 30.
     theirs = STUDY.replace("clip", "Other clip").replace("neither", "Other neither").replace("100,30", "100,50")
     peer.write_text(theirs)
     book, *others = cells(tables.differences(files[0], published, peer))
