@@ -66,7 +66,7 @@ _HOME = {
     "DeviceEnvs": "envs.on_device",
     "make_device_envs": "envs.on_device",
     "collect": "envs.on_device",
-    "evaluate_on_device": "envs.on_device",
+    "evaluate_on_device": "envs.evaluate_on_device",
     "RunConfig": "runs.config",
     "train": "training.train",
     "train_many": "training.train",
@@ -100,8 +100,9 @@ if TYPE_CHECKING:
     from jaxrl.data.completions import Completions, check_completions
     from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
     from jaxrl.data.transition import Transition
+    from jaxrl.envs.evaluate_on_device import evaluate_on_device
     from jaxrl.envs.make import make_envs
-    from jaxrl.envs.on_device import DeviceEnvs, collect, evaluate_on_device, make_device_envs
+    from jaxrl.envs.on_device import DeviceEnvs, collect, make_device_envs
     from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
     from jaxrl.loggers.logger import Logger
     from jaxrl.ops.distributions import (

@@ -13,8 +13,9 @@ from jaxrl.data.normalize import Normalizer
 from jaxrl.data.normalize_on_device import normalizer_on_device, observer_on_device
 from jaxrl.data.spaces import describe, layout
 from jaxrl.envs.episodes import DEFAULT_MAX_STEPS, FinishedEpisode
+from jaxrl.envs.evaluate_on_device import evaluate_on_device
 from jaxrl.envs.faults import MAX_FAULTS_PER_EPISODE
-from jaxrl.envs.on_device import DeviceEnvs, evaluate_on_device, make_device_envs
+from jaxrl.envs.on_device import DeviceEnvs, make_device_envs
 from jaxrl.errors import BadInput, EnvironmentFault
 from jaxrl.loggers.logger import Clock, Evaluation, Logger
 from jaxrl.runs.config import RunConfig

@@ -13,8 +13,9 @@ from gymnasium.vector import AutoresetMode
 
 from jaxrl import PPOConfig, Transition, behaviour_policy, ppo_init, ppo_update
 from jaxrl.envs.episodes import DEFAULT_MAX_STEPS
+from jaxrl.envs.evaluate_on_device import evaluate_on_device
 from jaxrl.envs.make import make_envs
-from jaxrl.envs.on_device import collect, collect_counted, evaluate_on_device, make_device_envs
+from jaxrl.envs.on_device import collect, collect_counted, make_device_envs
 from jaxrl.envs.vector import Envs
 
 N, T = 4, 80
