@@ -23,7 +23,7 @@ from jaxrl.cli.startup import (
     nothing_collected,
     prepare_jax,
 )
-from jaxrl.errors import BadInput, EnvironmentLost, NotSaved
+from jaxrl.errors import BadInput, EnvironmentLost, NotSaved, TrialsFail
 from jaxrl.output import say
 
 if TYPE_CHECKING:
@@ -87,12 +87,13 @@ def _completion(argv: Sequence[str], prog: str) -> int:
     return _run(command)
 
 
-def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
+def train_command(argv: Sequence[str] | None = None, prog: str = "train.py", only_check: bool = False) -> int:
     """Trains as the flags say.
 
     Args:
       argv: the flags; None for those of this process.
       prog: what its help and its errors call the command.
+      only_check: whether to end where training would begin: nothing is written.
 
     Returns:
       The exit code: 0 done, 1 an environment or disk failed, 2 bad input, 130 after Ctrl-C; SIGTERM raises SystemExit.
@@ -106,11 +107,14 @@ def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> 
             from jaxrl.loggers.named import named_loggers
             from jaxrl.runs.on_device import is_on_device
             from jaxrl.runs.sweep import is_study
-            from jaxrl.training.train import train, train_many
+            from jaxrl.training.train import check_run, train, train_many
         if run.render and not is_on_device(run):
             check_display()
         with no_exit_of_others():
-            if is_study(run):
+            if only_check:
+                named_loggers(named)
+                check_run(run)
+            elif is_study(run):
                 several = train_many(run, loggers=lambda one: named_loggers(named, one.resume or one.run_dir))
                 _print_results(run, several)
             else:
@@ -188,7 +192,7 @@ def _run(command: Callable[[], None]) -> int:
             command()
     except BadInput as error:
         return _complain(error)
-    except (EnvironmentLost, NotSaved, OSError) as error:  # The last: a log, on a disk that is full.
+    except (EnvironmentLost, NotSaved, TrialsFail, OSError) as error:  # The last: a log, on a disk that is full.
         _complain(error)
         return 1
     except KeyboardInterrupt:

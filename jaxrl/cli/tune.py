@@ -21,14 +21,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxrl.cli.arguments import parse_run
-from jaxrl.cli.values import setting_named
+from jaxrl.cli.values import setting_named, whole
 from jaxrl.errors import BadInput
 from jaxrl.output import say
 from jaxrl.runs.algorithms import settings_of
 from jaxrl.studies.script import Mistake, Parser
 from jaxrl.studies.study import alone
 from jaxrl.studies.study_file import OWN
-from jaxrl.studies.tune import Search, run_search, write_best
+from jaxrl.studies.tune import Search, check_start, load_optuna, run_search, write_best
 from jaxrl.studies.tune_space import load_space
 
 JUDGES = 5  # Seeds that the found settings are judged on.
@@ -37,18 +37,21 @@ JUDGES = 5  # Seeds that the found settings are judged on.
 def tune(argv: Sequence[str], prog: str) -> None:
     """The command `jaxrl tune`; BadInput where it cannot."""
     parser = Parser(description=__doc__, prog=prog, allow_abbrev=False)
-    parser.add_argument("--trials", type=int, default=20, help="how many, those of an earlier start included (20)")
-    parser.add_argument("--cores", type=int, help="how many trials run at a time; as many as cores, unless given")
+    parser.add_argument("--trials", type=_number, default=20, help="how many, those of an earlier start included (20)")
+    parser.add_argument("--cores", type=_number, help="how many trials run at a time; as many as cores, unless given")
     parser.add_argument(
         "--space", type=Path, metavar="FILE.toml", help="what is searched; by default the algorithm's own"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of every trial and of the search (0)")
+    parser.add_argument("--seed", type=_number, default=0, help="of every trial and of the search (0)")
     parser.add_argument("--sampler", choices=("tpe", "random"), default="tpe", help="how values are proposed (tpe)")
     parser.add_argument("--folder", type=Path, help="of the search; by default runs/tune/ALGO-ENV")
     given, flags = parser.parse_known_args(argv)
     try:
         search = _search(given, flags, prog)
         seeds = range(search.seed + 1, search.seed + 1 + JUDGES)
+        load_optuna()
+        if not search.database.exists():  # Else every trial would fail by the same mistake.
+            check_start(search)
         with alone(search.folder):
             found = run_search(search)
             path, command = write_best(search, found, seeds)
@@ -61,6 +64,14 @@ def tune(argv: Sequence[str], prog: str) -> None:
     say(shlex.join(command), sys.stdout)
     judged = f"seeds {seeds[0]} to {seeds[-1]} judge it beside the start: jaxrl study {path}"
     say(f"found on seed {search.seed} alone; {judged}", sys.stdout)
+
+
+def _number(word: str) -> int:
+    """A whole number as people write it: 20, 1e3, 100k."""
+    try:
+        return int(whole(word))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{word} is no whole number") from error
 
 
 def _search(given: argparse.Namespace, flags: Sequence[str], prog: str) -> Search:

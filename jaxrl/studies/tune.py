@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxrl.errors import EnvironmentLost, TrialsFail
 from jaxrl.studies.script import Mistake
-from jaxrl.studies.study_run import JAXRL, Part
+from jaxrl.studies.study_run import CHECK, JAXRL, Part
 from jaxrl.studies.tune_space import Space
 
 POLL_SECONDS = 0.2
+MOST_FAILURES = 3  # So many trials in a row that fail, before one has come to its end, end a search.
 STARTUP_TRIALS = 5  # Before these have ended none is pruned, and TPE draws at random.
 
 
@@ -52,6 +54,11 @@ class Search(NamedTuple):
         """The settings that must be equal for a search to go on."""
         space = {name: axis._asdict() for name, axis in self.space.items()}
         return json.dumps([self.algo, self.env, self.flags, self.moved, space, self.seed, self.sampler], sort_keys=True)
+
+    @property
+    def database(self) -> Path:
+        """The file that its trials are kept in."""
+        return self.folder / "trials.db"
 
 
 class Trial:
@@ -110,22 +117,42 @@ def _said(value: Any) -> str:
     return str(value) if short == "1" else short  # 0.99997 is not 1: gamma, say.
 
 
+def check_start(search: Search) -> None:
+    """Sees whether the search's own flags can be trained with, in a process of its own: environments and networks are
+    built there, nothing is written.
+
+    Raises:
+      Mistake, EnvironmentLost: they cannot, as `jaxrl train` says.
+    """
+    words = ["--env", search.env, *search.flags, *search.moved, "--seed", str(search.seed)]
+    ended = subprocess.run([*CHECK, *words], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        said = ended.stderr.strip().splitlines() or [f"training would end with exit code {ended.returncode}"]
+        raise (EnvironmentLost if ended.returncode == 1 else Mistake)(said[-1].removeprefix("jaxrl: "))
+
+
+def load_optuna() -> Any:
+    """The package; Mistake where it is not installed."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise Mistake("tune needs Optuna: pip install 'jaxrl-kernels[tune]'") from error
+    return optuna
+
+
 def open_study(search: Search) -> Any:
     """The search's database, new or as it was left; what was running when the search ended is to be run again.
 
     Raises:
       Mistake: Optuna is not installed, or the database holds another search.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise Mistake("tune needs Optuna: pip install 'jaxrl-kernels[tune]'") from error
+    optuna = load_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers: dict[str, Any] = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     own = {"constant_liar": True, "n_startup_trials": STARTUP_TRIALS} if search.sampler == "tpe" else {}
     try:
         study = optuna.create_study(
-            storage=f"sqlite:///{search.folder / 'trials.db'}",
+            storage=f"sqlite:///{search.database}",
             study_name="tune",
             direction="maximize",
             load_if_exists=True,
@@ -133,11 +160,13 @@ def open_study(search: Search) -> Any:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
         )
     except Exception as error:  # SQLite's, SQLAlchemy's or Optuna's own, as the file is damaged or another's.
-        raise Mistake(f"{search.folder / 'trials.db'} is no database of a search: name a folder by --folder") from error
-    if study.user_attrs.get("search", search.record) != search.record:
+        raise Mistake(f"{search.database} is no database of a search: name a folder by --folder") from error
+    if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
+        raise Mistake(f"{search.database} holds a search that does not maximise one value: name a folder by --folder")
+    if study.user_attrs.get("search", None if study.trials else search.record) != search.record:
         raise Mistake(f"{search.folder} holds another search, of other flags, space or seed: name a folder by --folder")
     study.set_user_attr("search", search.record)
-    if not study.trials:
+    if all(trial.state == optuna.trial.TrialState.FAIL for trial in study.trials):
         study.enqueue_trial(search.start)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -151,7 +180,8 @@ def run_search(search: Search) -> Any:
     """Runs what is left of the trials, and returns the study.
 
     Raises:
-      Mistake: as `open_study`; or not one trial came to its end.
+      Mistake: as `open_study`; or all trials were pruned.
+      TrialsFail: the first trials fail one after another, or not one came to its end.
     """
     study, going = open_study(search), list[Trial]()
     from optuna.trial import TrialState
@@ -160,7 +190,10 @@ def run_search(search: Search) -> Any:
     failures: list[str] = []
     try:
         while True:
-            count = len(study.get_trials(deepcopy=False, states=ended)) + len(failures)
+            count = len(study.get_trials(deepcopy=False, states=ended))
+            if count == 0 and len(failures) >= MOST_FAILURES:
+                raise TrialsFail(f"the first {len(failures)} trials failed, the last one so: {failures[-1]}")
+            count += len(failures)
             while len(going) < search.at_once and count + len(going) < search.trials:
                 going.append(Trial(search, study.ask()))
             if not going:
@@ -181,7 +214,9 @@ def run_search(search: Search) -> Any:
         for trial in going:  # In the database they stay as running, which is how they are found again.
             trial.stop()
     if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-        raise Mistake(f"no trial came to its end: {failures[-1] if failures else 'all were pruned'}")
+        if failures:
+            raise TrialsFail(f"no trial came to its end: {failures[-1]}")
+        raise Mistake("no trial came to its end: all were pruned")
     return study
 
 
