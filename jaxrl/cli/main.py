@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import jaxrl
 from jaxrl.cli.arguments import gathered, parse, parse_run, with_loggers, with_threads
+from jaxrl.cli.next_steps import next_steps
 from jaxrl.cli.startup import (
     check_display,
     current_folder_first,
@@ -115,12 +116,18 @@ def train_command(argv: Sequence[str] | None = None, prog: str = "train.py", onl
                 named_loggers(named)
                 check_run(run)
             elif is_study(run):
-                several = train_many(run, loggers=lambda one: named_loggers(named, one.resume or one.run_dir))
-                _print_results(run, several)
+                results = train_many(run, loggers=lambda one: named_loggers(named, one.resume or one.run_dir))
+                _say_next(results)
+                _print_results(run, results)
             else:
-                train(run, loggers=named_loggers(named))
+                _say_next([train(run, loggers=named_loggers(named))])
 
     return _run(command)
+
+
+def _say_next(results: "Sequence[Result]") -> None:
+    for line in next_steps(results):
+        say(line, sys.stdout)
 
 
 def _print_results(study: "RunConfig", results: "Sequence[Result]") -> None:
