@@ -14,6 +14,7 @@ At the end stand the best settings as a command, and as a study file that judges
 """
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -25,10 +26,11 @@ from jaxrl.cli.values import setting_named, whole
 from jaxrl.errors import BadInput
 from jaxrl.output import say
 from jaxrl.runs.algorithms import settings_of
+from jaxrl.studies.on_ray import Cluster
 from jaxrl.studies.script import Mistake, Parser
 from jaxrl.studies.study import alone
 from jaxrl.studies.study_file import OWN
-from jaxrl.studies.tune import Search, check_start, load_optuna, run_search, write_best
+from jaxrl.studies.tune import Search, Start, check_start, load_optuna, run_search, start_process, write_best
 from jaxrl.studies.tune_space import load_space
 
 JUDGES = 5  # Seeds that the found settings are judged on.
@@ -44,6 +46,7 @@ def tune(argv: Sequence[str], prog: str) -> None:
     )
     parser.add_argument("--seed", type=_number, default=0, help="of every trial and of the search (0)")
     parser.add_argument("--sampler", choices=("tpe", "random"), default="tpe", help="how values are proposed (tpe)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="run trials on the Ray cluster there, a core for each")
     parser.add_argument("--folder", type=Path, help="of the search; by default runs/tune/ALGO-ENV")
     given, flags = parser.parse_known_args(argv)
     try:
@@ -52,8 +55,13 @@ def tune(argv: Sequence[str], prog: str) -> None:
         load_optuna()
         if not search.database.exists():  # Else every trial would fail by the same mistake.
             check_start(search)
-        with alone(search.folder):
-            found = run_search(search)
+        with alone(search.folder), contextlib.ExitStack() as opened:
+            start: Start = start_process
+            if given.ray is not None:
+                cluster = opened.enter_context(Cluster(given.ray, search.folder / "lock"))
+                search = search._replace(at_once=given.cores or cluster.num_cores)
+                start = cluster.start
+            found = run_search(search, start)
             path, command = write_best(search, found, seeds)
     except Mistake as error:
         raise BadInput(str(error)) from error
@@ -92,6 +100,7 @@ def _search(given: argparse.Namespace, flags: Sequence[str], prog: str) -> Searc
     space = load_space(given.space, run.row.name, loop | agent)
     start = {name: run.setting(name) for name, axis in space.items() if axis.holds(run.setting(name))}
     folder = given.folder or Path("runs/tune") / f"{run.row.name}-{run.env_name.replace('/', '-').replace(':', '-')}"
+    folder = folder if given.ray is None else folder.resolve()  # A node has a working folder of its own.
     if any(path.exists() and not path.is_dir() for path in (folder, *folder.parents)):
         raise BadInput(f"--folder {folder} cannot be made: a file is in its place")
     groups = _groups(flags)
