@@ -17,7 +17,8 @@ from jaxrl.envs.make import make_envs
 from jaxrl.envs.vector import Envs
 from jaxrl.errors import BadInput
 from jaxrl.loggers.logger import Evaluation, Logger, check_loggers
-from jaxrl.runs.config import RunConfig, check_settings
+from jaxrl.runs.checks import check_settings
+from jaxrl.runs.config import RunConfig
 from jaxrl.runs.convert import converted, shown
 from jaxrl.runs.folder import working_folder
 from jaxrl.runs.on_device import is_on_device
