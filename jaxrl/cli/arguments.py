@@ -121,6 +121,15 @@ def with_loggers(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, [name for name in given.logger if name.lower() != "none"]
 
 
+def with_value(argv: Sequence[str], flag: str, value: str) -> list[str]:
+    """The words with a value for a flag that stands without one: last, or before another flag."""
+    words = list(argv)
+    for at in [at for at, word in enumerate(words) if word == flag]:
+        if at + 1 == len(words) or words[at + 1].startswith("--"):
+            words[at] = f"{flag}={value}"
+    return words
+
+
 def _some_flags(argv: Sequence[str], **flags: str | None) -> tuple[argparse.Namespace, list[str]]:
     return _leniently(_lenient_parser(**flags), argv)
 

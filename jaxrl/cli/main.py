@@ -3,6 +3,7 @@
 JAX is imported late, because what suits a machine must be set before it.
 """
 
+import dataclasses
 import platform
 import signal
 import statistics
@@ -10,11 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import jaxrl
-from jaxrl.cli.arguments import gathered, parse, parse_run, with_loggers, with_threads
+from jaxrl.cli.arguments import gathered, parse, parse_run, with_loggers, with_threads, with_value
 from jaxrl.cli.next_steps import next_steps
 from jaxrl.cli.startup import (
     check_display,
@@ -160,7 +162,9 @@ def evaluate_command(argv: Sequence[str] | None = None, prog: str = "evaluate.py
         from jaxrl.cli.flags import EvaluateFlags, command_flags
 
         words = gathered(sys.argv[1:] if argv is None else argv)
-        flags = parse(command_flags(EvaluateFlags), words, prog)
+        flags = parse(command_flags(EvaluateFlags), with_value(words, "--video", ""), prog)
+        if flags.video == "":
+            flags = dataclasses.replace(flags, video=str(Path(flags.run_dir) / "video"))
         with no_exit_of_others():
             run_policy(flags)
 

@@ -25,7 +25,7 @@ def next_steps(results: "Sequence[Result]") -> Iterator[str]:
     command = ["jaxrl", "evaluate", folders[0], *_named_again(notes)]
     yield f"policy: {shlex.join(command)}"
     if _can_be_filmed(notes):
-        yield f"film:   {shlex.join([*command, '--video', str(results[0].run_dir / 'video')])}"
+        yield f"film:   {shlex.join([*command, '--video'])}"
 
 
 def _named_again(notes: dict[str, Any]) -> list[str]:

@@ -66,7 +66,7 @@ def test_each_command_of_a_run_does_what_it_says(capsys):
     assert found == {
         "curve": ["jaxrl", "plot", "runs/a'b"],
         "policy": ["jaxrl", "evaluate", "runs/a'b"],
-        "film": ["jaxrl", "evaluate", "runs/a'b", "--video", "runs/a'b/video"],
+        "film": ["jaxrl", "evaluate", "runs/a'b", "--video"],
     }
     assert main(found["curve"][1:]) == 0 and Path("plots/returns.png").is_file()
     assert main(found["policy"][1:]) == 0 and "mean return" in capsys.readouterr().out
