@@ -21,7 +21,7 @@ class Service(Scalars):
     NAME: ClassVar[str]
     """The name that `--logger` knows."""
     INSTEAD: ClassVar[str]
-    """What can be done where the service cannot be used."""
+    """The remedy where the service cannot be used."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What runs have written while they train: for figures that are drawn again and again, `jaxrl plot --live`."""
+"""The rows that runs write while they train: for figures that are drawn again and again, `jaxrl plot --live`."""
 
 import os
 import time
@@ -61,7 +61,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _mark(path: Path) -> tuple[int, int]:
-    """What changes when a file is written to."""
+    """Two numbers, one of which changes when a file is written to."""
     try:
         about = path.stat()
     except OSError:  # It has just gone: the run begins anew.
