@@ -74,7 +74,7 @@ def test_a_search_runs_its_trials_there_and_goes_on_where_it_was_stopped(tmp_pat
     process = tune(tmp_path, cluster.address)
     until(process, lambda: (tmp_path / "search/trial-1/seed-5/checkpoints/latest.npz").is_file())
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, ""), err
     assert out.startswith("trial-0: --gamma 0.9: "), "the first trial is the start"
     # The run was told: it saved what it had.
@@ -86,13 +86,13 @@ def test_a_search_runs_its_trials_there_and_goes_on_where_it_was_stopped(tmp_pat
     ended = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
     assert sorted(trial.user_attrs["named"] for trial in ended) == ["trial-0", "trial-1", "trial-3"]
     assert "best of" in out and "jaxrl study" in out
-    _, err = (process := tune(tmp_path, "127.0.0.1:1")).communicate(timeout=120)
+    _, err = (process := tune(tmp_path, "127.0.0.1:1")).communicate(timeout=300)
     assert (process.returncode, err.count("\n")) == (2, 1) and "cannot be reached" in err
 
 
 def test_mistakes(tmp_path, cluster):
     folder = study(tmp_path, **{'"--checkpoint-every 500"': '"--nope"'})
-    _, err = (process := start(folder, cluster.address)).communicate(timeout=120)
+    _, err = (process := start(folder, cluster.address)).communicate(timeout=300)
     assert (process.returncode, err.count("\n")) == (2, 1), err
     assert "exit code 2: " in err and "Unrecognized options: --nope" in err
     greedy = study(tmp_path / "greedy", **{"seeds =": "gpus = 2\nseeds ="})
@@ -102,6 +102,6 @@ def test_mistakes(tmp_path, cluster):
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     for address, words in {"127.0.0.1:1": "cannot be reached", "here": "it must be HOST:PORT"}.items():
-        _, err = (process := start(folder, address)).communicate(timeout=120)
+        _, err = (process := start(folder, address)).communicate(timeout=300)
         assert (process.returncode, err.count("\n")) == (2, 1), err
         assert words in err
