@@ -67,7 +67,7 @@ HELP = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a run is; `config.json` keeps it."""
+    """The settings of a run; `config.json` keeps them."""
 
     task: str = "add"
     digits: int | None = None
@@ -144,7 +144,8 @@ class Questions:
         return completions._replace(reward=right.astype(np.float32), group=group.astype(np.int32))
 
     def share_right(self, params: Any) -> np.ndarray:
-        """Whether the likeliest answers to questions that are held out are right: always the same questions."""
+        """The likeliest answers to questions that are held out: for each True if it is right. The questions are always
+        the same."""
         questions = self.task.draw(np.random.default_rng(0), self.settings.eval_prompts, held_out=True)
         return self._answer(params, jax.random.key(0), questions, 0.0)[1]
 

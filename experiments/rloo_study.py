@@ -40,7 +40,7 @@ NAMES = {"rloo": "RLOO", "batch_mean": "REINFORCE, batch mean", "reinforce": "RE
 
 
 def ends(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """Where runs were when their supervised steps ended, and where they are now: questions answered right."""
+    """The shares of questions that runs answered right when their supervised steps ended, and that they do now."""
     found = []
     for run in runs:
         settings, notes = read_settings(run), load_arrays(run / "checkpoints" / "latest.npz", ())[1]

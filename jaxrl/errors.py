@@ -34,5 +34,9 @@ class NotSaved(RuntimeError):
     """A file could not be written: the disk is full, or not to be written to. The file before it is whole."""
 
 
+class TrialsFail(RuntimeError):
+    """The trials of a search fail one after another. The message is one line."""
+
+
 class EnvironmentLost(RuntimeError):
     """An environment raised, died or gave no answer: there is nothing to go on with. The message is one line."""

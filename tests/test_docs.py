@@ -1,6 +1,7 @@
 """The site: every public name is in it and says what it is, it builds without a warning, and no link is broken."""
 
 import dataclasses
+import importlib
 import inspect
 import os
 import re
@@ -17,7 +18,7 @@ import jaxrl
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs" / "tools"))
 
-from pages import to_rst, to_site  # noqa: E402
+from pages import ELSEWHERE, to_rst, to_site  # noqa: E402
 
 
 def undocumented(found, name):
@@ -134,6 +135,16 @@ def test_links_out_of_the_pages_lead_into_the_site():
     assert "(../notebooks/cartpole.ipynb)" in to_site(text, "api/runs")
 
 
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_link_to_another_project_leads_to_what_it_names(name):
+    url = urlsplit(ELSEWHERE[name])
+    assert url.scheme == "https" and url.fragment.rpartition(".")[2] == name.rpartition(".")[2]
+    package, *parts = url.fragment.split(".")
+    found = importlib.import_module(package)
+    for part in parts:
+        found = getattr(found, part) if hasattr(found, part) else importlib.import_module(f"{found.__name__}.{part}")
+
+
 class Page(HTMLParser):
     """What a page links to, and what can be linked to in it."""
 
@@ -190,5 +201,6 @@ def test_the_site_builds_without_a_warning_and_no_link_is_broken(tmp_path):
     assert [name for name in jaxrl.__all__ if f'id="jaxrl.{name}"' not in reference] == []
     for notebook in (ROOT / "experiments" / "notebooks").glob("*.ipynb"):
         assert Path("notebooks", f"{notebook.stem}.html") in pages
+    assert [url for url in ELSEWHERE.values() if f'href="{url}"' not in "".join(pages.values())] == []
     fetched = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)"', "".join(pages.values()))
     assert fetched == []  # The pages bring all that they show.

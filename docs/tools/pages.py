@@ -1,4 +1,5 @@
-"""What Sphinx needs to know of our pages: docstrings in our own style, links out of `docs`, equations without scripts.
+"""What Sphinx needs to know of our pages: docstrings in our own style, links out of `docs` and to the pages of other
+projects, equations without scripts.
 
 `docs/conf.py` names it as an extension. Neither the build nor the pages that come out
 read the network.
@@ -7,6 +8,7 @@ read the network.
 import dataclasses
 import re
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,11 @@ UNKNOWN = {
     r"\\big(?=[)\]])": r"\\bigr",
     r"\\frac(\d)(\d)": r"\\frac{\1}{\2}",
     r"\\log\b": r"\\log\\,",
+}
+ELSEWHERE = {
+    name: url + place
+    for url, places in tomllib.loads((ROOT / "docs/tools/elsewhere.toml").read_text()).items()
+    for name, place in places.items()
 }
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./([^)#]+)\)")
 
@@ -167,6 +174,20 @@ def setup(app: Any) -> dict[str, bool]:
     def page(_app: Any, name: str, content: list[str]) -> None:
         content[0] = to_site(content[0], name)
 
+    def elsewhere(name: str, text: Any) -> Any:
+        return nodes.reference("", "", text, refuri=ELSEWHERE[name], internal=False, classes=["reference", "external"])
+
+    def reference(_app: Any, _env: Any, node: Any, text: Any) -> Any:
+        """A type in a signature that is another project's."""
+        name = node.get("reftarget")
+        return elsewhere(name, text) if name in ELSEWHERE else None
+
+    def code(_app: Any, document: Any) -> None:
+        """The name of another project's object in a text."""
+        for literal in list(document.findall(nodes.literal)):
+            if literal.astext() in ELSEWHERE and not isinstance(literal.parent, nodes.reference):
+                literal.replace_self(elsewhere(literal.astext(), literal.deepcopy()))
+
     def equation(writer: Any, node: Any) -> None:
         try:
             writer.body.append(to_mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
@@ -179,5 +200,7 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)
     app.connect("source-read", page)
+    app.connect("missing-reference", reference)
+    app.connect("doctree-read", code)
     app.add_html_math_renderer("mathml", (equation, None), (equation, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -95,7 +95,7 @@ def killed(flags: list[str], folder: Path, rng: random.Random, took: float, in_a
 
 
 def soak(job: str, runs: int) -> int:
-    """How many of `runs` did not end as the run that was never stopped."""
+    """The number of `runs` that did not end as the run that was never stopped."""
     flags, rng, failed = JOBS[job].split(), random.Random(job), 0
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch, "whole")
@@ -129,8 +129,8 @@ def processes_below(pid: int) -> list[Path]:
 
 
 def signals(runs: int) -> int:
-    """How many runs, of `runs` for each signal and backend, were not saved within ten seconds with the documented exit
-    code, or left a process behind."""
+    """The number of runs, of `runs` for each signal and backend, that were not saved within ten seconds with the
+    documented exit code, or left a process behind."""
     failed, rng = 0, random.Random(0)
     for backend, (kind, code), index in itertools.product(("gymnasium", "async"), CODES.items(), range(runs)):
         algo = ("--algo ddpg --learning-starts 300 --batch-size 32", "--algo ppo --num-steps 64 --num-minibatches 2")
@@ -138,7 +138,7 @@ def signals(runs: int) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch, "run")
             command = [*TRAIN, *flags.split(), "--env-backend", backend, "--run-dir", str(folder)]
-            before = signal.signal(kind, lambda *_: None)  # What is ignored here, is there.
+            before = signal.signal(kind, lambda *_: None)  # A signal that is ignored here is ignored there.
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             signal.signal(kind, before)
             while process.poll() is None and not (folder / "evaluations.csv").is_file():

@@ -7,7 +7,7 @@ Both have 64-64 tanh networks for actor and critic, 4 epochs of 16 minibatches, 
 precision of products. `loop` is a scan of one's own over `collect` and `ppo_update`; `run` is the command with all that
 it leaves behind; `collect` is the loop without its update, which says what share the update has; `host` is the command
 with Gymnasium's environments. Every figure is the median of `--repeats` rounds in which all take their turn: steps per
-second of the clock, and per second of the processor, which other work on the machine disturbs less. What is timed comes
+second of the clock, and per second of the processor, which other work on the machine disturbs less. The clock starts
 after compilation, whose seconds are a column.
 """
 

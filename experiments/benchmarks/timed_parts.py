@@ -82,8 +82,8 @@ def _rate(envs: Any, action_space: Any, count: int) -> float:
 
 
 def profile(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Where the time of a run's steps goes, without its first steps and its evaluations; and how fast collecting is,
-    beside Gymnasium's environments alone under the very actions of that run: what physics cost depends on the state."""
+    """The time of a run's steps by parts, without its first steps and its evaluations; and the speed of collecting,
+    beside Gymnasium's environments alone under the very actions of that run: physics costs what the state asks for."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     collection: dict[str, dict[str, float]] = {}
     for name in PROFILED:
@@ -108,8 +108,8 @@ def profile(repeats: int) -> dict[str, dict[str, dict[str, float]]]:
 
 
 class Stopwatch:
-    """Where time goes: a part counts without the parts within it. Nothing within an evaluation counts, and nothing that
-    was before `restart`."""
+    """The time of each part, without the parts within it. Nothing within an evaluation counts, and nothing that was
+    before `restart`."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)

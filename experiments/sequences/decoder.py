@@ -10,7 +10,7 @@ from jax import Array
 
 
 class Cache(NamedTuple):
-    """What later tokens need of earlier ones.
+    """The part of earlier tokens that later ones need.
 
     Attributes:
       keys, values: of each layer, `(layers, B, T, heads, width / heads)`, of which the first `length` are filled.

@@ -1,4 +1,4 @@
-"""What RLOO starts from and is compared with: supervised steps on demonstrations, and REINFORCE without a baseline."""
+"""The start of RLOO, and its rival: supervised steps on demonstrations, and REINFORCE without a baseline."""
 
 from typing import Any
 

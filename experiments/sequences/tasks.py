@@ -12,12 +12,12 @@ import numpy as np
 
 CHARACTERS = "0123456789+=$"
 END = CHARACTERS.index("$")  # It is the padding too.
-MISTAKEN = 0.7  # How often a demonstrator does it his own way.
+MISTAKEN = 0.7  # Share of the demonstrations that follow the demonstrator's own way.
 HELD_OUT = 10  # Of so many questions, one.
 
 
 class Task(NamedTuple):
-    """What is asked, and what is right.
+    """Questions, and their right answers.
 
     Attributes:
       question_digits: a question is below 10 to this power.

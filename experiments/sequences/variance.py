@@ -1,4 +1,5 @@
-"""How much three estimates of the policy gradient vary on the same completions, and what a rough sum predicts of it."""
+"""The variance of three estimates of the policy gradient on the same completions, and the variance that a rough sum
+predicts."""
 
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def predicted(estimate: str, count: int, within: float, between: float, squared_
 
 
 def advantages(estimate: str, reward: np.ndarray, mean: float) -> np.ndarray:
-    """What each completion's `grad log pi(y)` is multiplied by; `reward` is `(groups, K)`, `mean` that of the batch."""
+    """The factor of each completion's `grad log pi(y)`; `reward` is `(groups, K)`, `mean` that of the batch."""
     if estimate == "no baseline":
         return reward
     if estimate == "batch mean":

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import os
 import re
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar, cast
 
 from jaxrl.cli.startup import no_exit_of_others
-from jaxrl.cli.values import flag_kinds, setting_named, understood, whole
+from jaxrl.cli.values import flag_kinds, no_switch, setting_named, understood, whole
 from jaxrl.errors import BadInput
 from jaxrl.output import Output
 from jaxrl.runs.other_words import ours_for
@@ -120,6 +121,15 @@ def with_loggers(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, [name for name in given.logger if name.lower() != "none"]
 
 
+def with_value(argv: Sequence[str], flag: str, value: str) -> list[str]:
+    """The words with a value for a flag that stands without one: last, or before another flag."""
+    words = list(argv)
+    for at in [at for at, word in enumerate(words) if word == flag]:
+        if at + 1 == len(words) or words[at + 1].startswith("--"):
+            words[at] = f"{flag}={value}"
+    return words
+
+
 def _some_flags(argv: Sequence[str], **flags: str | None) -> tuple[argparse.Namespace, list[str]]:
     return _leniently(_lenient_parser(**flags), argv)
 
@@ -158,6 +168,10 @@ def parse(kind: type[T], argv: Sequence[str], prog: str, default: Any = None) ->
         texts = [text for text in (" ".join(block.strip("─- \n").split()) for block in blocks) if text]
         near = next((text for text in texts if text.startswith("Perhaps you meant")), "")
         hint = f"; perhaps you meant {' or '.join(re.findall(r'--[a-z][a-z-]*', near))}" if near else ""
+        unknown = texts[0].removeprefix("Unrecognized options: ").split()[0]
+        for switch, word in itertools.pairwise(words):  # A switch may stand before a folder too.
+            if word == unknown and flag_kinds(kind).get(setting_named(switch) or "") is bool:
+                raise BadInput(no_switch(switch, word)) from None
         raise BadInput(f"{texts[0].rstrip('.')}{hint}; see {prog} --help") from None
 
 

@@ -104,7 +104,8 @@ class EvaluateFlags:
     render: bool = False
     """Show the episodes in a window, one after the other."""
     video: str | None = None
-    """Folder for a video of each episode (mp4), or FILE.webp or FILE.gif for one animation of them all."""
+    """Folder for a video of each episode (mp4), RUN_DIR/video where none is named, or FILE.webp or FILE.gif for one
+    animation of them all."""
 
 
 @dataclasses.dataclass(frozen=True)

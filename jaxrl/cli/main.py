@@ -3,6 +3,7 @@
 JAX is imported late, because what suits a machine must be set before it.
 """
 
+import dataclasses
 import platform
 import signal
 import statistics
@@ -10,11 +11,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import jaxrl
-from jaxrl.cli.arguments import gathered, parse, parse_run, with_loggers, with_threads
+from jaxrl.cli.arguments import gathered, parse, parse_run, with_loggers, with_threads, with_value
+from jaxrl.cli.next_steps import next_steps
 from jaxrl.cli.startup import (
     check_display,
     current_folder_first,
@@ -23,7 +26,7 @@ from jaxrl.cli.startup import (
     nothing_collected,
     prepare_jax,
 )
-from jaxrl.errors import BadInput, EnvironmentLost, NotSaved
+from jaxrl.errors import BadInput, EnvironmentLost, NotSaved, TrialsFail
 from jaxrl.output import say
 
 if TYPE_CHECKING:
@@ -87,12 +90,13 @@ def _completion(argv: Sequence[str], prog: str) -> int:
     return _run(command)
 
 
-def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> int:
+def train_command(argv: Sequence[str] | None = None, prog: str = "train.py", only_check: bool = False) -> int:
     """Trains as the flags say.
 
     Args:
       argv: the flags; None for those of this process.
       prog: what its help and its errors call the command.
+      only_check: whether to end where training would begin: nothing is written.
 
     Returns:
       The exit code: 0 done, 1 an environment or disk failed, 2 bad input, 130 after Ctrl-C; SIGTERM raises SystemExit.
@@ -106,17 +110,26 @@ def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> 
             from jaxrl.loggers.named import named_loggers
             from jaxrl.runs.on_device import is_on_device
             from jaxrl.runs.sweep import is_study
-            from jaxrl.training.train import train, train_many
+            from jaxrl.training.train import check_run, train, train_many
         if run.render and not is_on_device(run):
             check_display()
         with no_exit_of_others():
-            if is_study(run):
-                several = train_many(run, loggers=lambda one: named_loggers(named, one.resume or one.run_dir))
-                _print_results(run, several)
+            if only_check:
+                named_loggers(named)
+                check_run(run)
+            elif is_study(run):
+                results = train_many(run, loggers=lambda one: named_loggers(named, one.resume or one.run_dir))
+                _say_next(results)
+                _print_results(run, results)
             else:
-                train(run, loggers=named_loggers(named))
+                _say_next([train(run, loggers=named_loggers(named))])
 
     return _run(command)
+
+
+def _say_next(results: "Sequence[Result]") -> None:
+    for line in next_steps(results):
+        say(line, sys.stdout)
 
 
 def _print_results(study: "RunConfig", results: "Sequence[Result]") -> None:
@@ -149,7 +162,9 @@ def evaluate_command(argv: Sequence[str] | None = None, prog: str = "evaluate.py
         from jaxrl.cli.flags import EvaluateFlags, command_flags
 
         words = gathered(sys.argv[1:] if argv is None else argv)
-        flags = parse(command_flags(EvaluateFlags), words, prog)
+        flags = parse(command_flags(EvaluateFlags), with_value(words, "--video", ""), prog)
+        if flags.video == "":
+            flags = dataclasses.replace(flags, video=str(Path(flags.run_dir) / "video"))
         with no_exit_of_others():
             run_policy(flags)
 
@@ -188,7 +203,7 @@ def _run(command: Callable[[], None]) -> int:
             command()
     except BadInput as error:
         return _complain(error)
-    except (EnvironmentLost, NotSaved, OSError) as error:  # The last: a log, on a disk that is full.
+    except (EnvironmentLost, NotSaved, TrialsFail, OSError) as error:  # The last: a log, on a disk that is full.
         _complain(error)
         return 1
     except KeyboardInterrupt:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, get_args, get_origin
 
+from jaxrl.errors import BadInput
+
 UNITS = {"": 1, "k": 1_000, "M": 1_000_000}
 
 
@@ -39,6 +41,8 @@ def understood(argv: Sequence[str], kinds: dict[str, Any]) -> list[str]:
         elif kind is bool:
             value = value if given else rest[0]
             is_said = value.lower() in ("true", "false")
+            if given and not is_said:
+                raise BadInput(no_switch(flag, value))
             del rest[: is_said and not given]
             words.append(f"--no-{flag[2:]}" if is_said and value.lower() == "false" else flag if is_said else word)
         elif get_origin(kind) is tuple or not given:
@@ -48,6 +52,11 @@ def understood(argv: Sequence[str], kinds: dict[str, Any]) -> list[str]:
         else:
             words += [f"{flag}={each}" for each in _values([value], kind)]
     return words
+
+
+def no_switch(flag: str, value: str) -> str:
+    """The complaint about a switch that is neither on nor off."""
+    return f"{flag} is {value}: it must be True or False"
 
 
 def _values(words: Sequence[str], kind: Any) -> Iterator[str]:

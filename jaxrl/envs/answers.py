@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from jaxrl.data.spaces import to_float32
+
 ANSWER_RULES = {
     "step": (5, "a step must give five values: observation, reward, terminated, truncated and info"),
     "reset": (2, "a reset must give two values: observation and info"),
@@ -73,6 +75,14 @@ def flags(name: str, values: Any, num_envs: int) -> np.ndarray:
     if not ((array == 0) | (array == 1)).all():
         raise ValueError(f"gave {name} {array.tolist()}: each must be True or False")
     return array.astype(np.bool_)
+
+
+def narrowed(reward: np.ndarray) -> np.ndarray:
+    """Rewards, which float32 can hold, in float32."""
+    try:
+        return reward.astype(np.float32)
+    except FloatingPointError:  # One underflows, where `np.seterr` says to raise. To ask for that costs more than this.
+        return to_float32(reward)
 
 
 def check_shape(space: spaces.Space, obs: Any, num_envs: int | None = None) -> None:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from jaxrl.data.spaces import to_float32
 from jaxrl.data.transition import Transition
 from jaxrl.envs.actions import ActionAdapter
-from jaxrl.envs.answers import flags, numbers, parts_of
+from jaxrl.envs.answers import flags, narrowed, numbers, parts_of
 from jaxrl.envs.client import VectorClient
 from jaxrl.envs.episodes import EpisodeCounter, FinishedEpisode
 from jaxrl.envs.faults import Fault, FaultCheck, faults_of, is_finite, mask_of
@@ -199,7 +198,7 @@ class Envs:
         if wrong or self.obs is not next_obs:  # Otherwise it was looked at above.
             self._check_starts(steps)
         self._ended = ended
-        return Transition(obs, action, _narrowed(reward), next_obs, terminated, truncated, valid)
+        return Transition(obs, action, narrowed(reward), next_obs, terminated, truncated, valid)
 
     def state(self) -> dict[str, Any] | None:
         """Returns all that the environments and this adapter need to continue from here, JSON-able; None where it
@@ -292,11 +291,3 @@ class Envs:
             wrong = self._fault_check.of_start(self.obs, again=True)
         if wrong:
             raise self._fault_check.stop(wrong, steps)
-
-
-def _narrowed(reward: np.ndarray) -> np.ndarray:
-    """Rewards, which float32 can hold, in float32."""
-    try:
-        return reward.astype(np.float32)
-    except FloatingPointError:  # One underflows, where `np.seterr` says to raise. To ask for that costs more than this.
-        return to_float32(reward)

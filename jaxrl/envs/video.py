@@ -32,6 +32,21 @@ def is_animation(path: Path) -> bool:
     return path.suffix.lower() in ANIMATION_SUFFIXES
 
 
+def can_be_recorded(env: str) -> bool:
+    """True if the class of an environment says that it draws frames; it is not built for that.
+
+    Args:
+      env: a Gymnasium id, registered already.
+    """
+    try:
+        made_by: Any = find_spec(env).entry_point
+        if isinstance(made_by, str):
+            made_by = gym.envs.registration.load_env_creator(made_by)
+        return "rgb_array" in made_by.metadata["render_modes"]
+    except Exception:  # A function makes it, or its code does whatever it likes: nothing is known.
+        return False
+
+
 class VideoRecorder:
     """Records the episodes of an environment that it makes: call it for the environment, and `save` at the end.
 

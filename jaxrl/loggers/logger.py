@@ -35,7 +35,8 @@ class Logger:
     """
 
     def begin(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
-        """Called once, before all others, when the run's folder is there. A logger without this method is one too.
+        """Called once, before all others, when the run's folder is there. A logger without this method is one too. A
+        BadInput that it raises refuses the run; a new run's folder is removed again.
 
         Args:
           folder: the run's.
@@ -145,7 +146,12 @@ class Loggers(Logger):
             logger.begin(folder, settings, step)
         for logger in self._users:
             if self.raised is None and hasattr(logger, "begin"):
-                self._tell_user(logger, "begin", folder, settings, step)
+                try:
+                    logger.begin(folder, settings, step)
+                except BadInput:  # Nothing has been learned that should be saved.
+                    raise
+                except BaseException as error:
+                    self.raised = error
 
     def episodes(self, step: int, finished: Sequence[FinishedEpisode], wall_time: float) -> None:
         """Tells each logger."""

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxrl.errors import BadInput
-from jaxrl.loggers.scalars import Scalars
+from jaxrl.loggers.service import Service
 
 EXPERIMENT = "jaxrl"  # Unless MLFLOW_EXPERIMENT_NAME names another.
 RECORD = "mlflow.json"  # In a run's folder: under which id the run is known.
 MAX_LENGTH = 500  # Of a setting's text, for MLflow.
 
 
-class MLflow(Scalars):
+class MLflow(Service):
     """Writes a run's numbers to MLflow, where MLFLOW_TRACKING_URI says or in its local store. A run that resumes
     continues the one there.
 
@@ -23,8 +23,11 @@ class MLflow(Scalars):
       group: the tag `group` of the run, such as the name of a sweep; None for no tag.
 
     Raises:
-      BadInput: the package is not installed.
+      BadInput: the package is not installed, or its store cannot be used.
     """
+
+    NAME = "mlflow"
+    INSTEAD = "name a store that can be written to by MLFLOW_TRACKING_URI, such as sqlite:///mlflow.db, or leave it off"
 
     def __init__(self, group: str | None = None) -> None:
         super().__init__()
@@ -34,10 +37,12 @@ class MLflow(Scalars):
             self._client = mlflow.MlflowClient()  # A local store needs more packages than MLflow itself.
         except ImportError as error:
             raise BadInput("--logger mlflow needs the package mlflow: pip install 'jaxrl-kernels[mlflow]'") from error
+        except Exception as error:  # The store that it is told to use.
+            raise self.refusal(error) from error
         self._mlflow, self._group = mlflow, group
         self._id: str | None = None
 
-    def begin(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
+    def open_run(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
         """Opens the run in MLflow: its own again where the folder has one."""
         record = folder / RECORD
         known = json.loads(record.read_text()) if step > 0 and record.exists() else {}
@@ -56,15 +61,13 @@ class MLflow(Scalars):
         self._client.log_batch(self._id, params=params)
         record.write_text(json.dumps({"id": self._id, "experiment": name}) + "\n")
 
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+    def send(self, step: int, numbers: Mapping[str, float]) -> None:
         """Logs numbers at their step."""
-        if self._id is None:
-            return
         now = int(time.time() * 1000)
         metrics = [self._mlflow.entities.Metric(name, value, now, step) for name, value in numbers.items()]
         self._client.log_batch(self._id, metrics=metrics)
 
-    def close(self) -> None:
+    def end_run(self) -> None:
         """Ends the run in MLflow."""
         if self._id is not None:
             self._client.set_terminated(self._id)

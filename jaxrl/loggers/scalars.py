@@ -1,4 +1,4 @@
-"""The values that a run logs as numbers by name, for services that draw curves from such: W&B and MLflow."""
+"""The values that a run logs as numbers by name, for services that draw curves from such."""
 
 from collections.abc import Mapping, Sequence
 

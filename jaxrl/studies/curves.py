@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrl.studies.script import Mistake, columns, numbers
+from jaxrl.studies.script import Mistake, NothingYet, columns, numbers
 
 # Of a run's settings those that make no other variant of it.
 NO_VARIANT = {"algo", "env", "seed", "agent", "num_seeds", "sweep", "run_dir", "resume", "render", "env_timeout"}
@@ -33,7 +33,7 @@ def read(source: Path) -> list[Curve]:
     if source.is_dir():
         found = sorted(path.parent for path in source.rglob("evaluations.csv"))
         if not found:
-            raise Mistake(f"{source} holds no run: there is no evaluations.csv in it")
+            raise NothingYet(f"{source} holds no run: there is no evaluations.csv in it")
         return [_of_run(folder) for folder in found]
     rows = columns(source, ("step", "mean_return"))
     if not rows:

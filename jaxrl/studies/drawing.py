@@ -1,6 +1,7 @@
 """Figures of lines, of their ends, and of what one run logged; each is written as PNG, SVG and CSV."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from jaxrl.storage.files import write_atomically
 from jaxrl.studies.lines import Line
-from jaxrl.studies.script import Mistake, columns, numbers
+from jaxrl.studies.script import NothingYet, columns, numbers
 
 matplotlib.rcParams["text.parse_math"] = False  # A name with dollars in it is drawn as it is written.
 
@@ -102,7 +104,7 @@ def draw_diagnostics(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
     path = folder / "metrics.csv"
     rows = columns(path, ("step", "wall_time"))
     if len(rows) < 2:
-        raise Mistake(f"{path} has {len(rows)} rows: there is nothing to draw yet")
+        raise NothingYet(f"{path} has {len(rows)} rows: there is nothing to draw yet")
     steps, wall = numbers(path, rows, "step"), numbers(path, rows, "wall_time")
     # The explained variance of returns that are all the same is none, for one.
     sheet = {name: numbers(path, rows, name, gaps=True) for name in rows[0] if name not in ("step", "wall_time")}
@@ -153,13 +155,18 @@ def panels_for(count: int, small: bool = False) -> tuple[Any, list[Any]]:
 
 
 def save(figure: Any, data: Sequence[dict[str, Any]], out: Path) -> None:
-    """Writes OUT.png, OUT.svg and OUT.csv, the same bytes for the same data."""
+    """Writes OUT.png, OUT.svg and OUT.csv, the same bytes for the same data. Each is there as a whole at any moment: a
+    viewer may show it while it is drawn again."""
     out.parent.mkdir(parents=True, exist_ok=True)
     matplotlib.rcParams["svg.hashsalt"] = "jaxrl"
-    figure.savefig(out.with_name(out.name + ".png"), dpi=130, metadata={"Software": None})
-    figure.savefig(out.with_name(out.name + ".svg"), metadata={"Date": None})
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, data[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(data)
+    for ending, write in {
+        "png": lambda file: figure.savefig(file, format="png", dpi=130, metadata={"Software": None}),
+        "svg": lambda file: figure.savefig(file, format="svg", metadata={"Date": None}),
+        "csv": lambda file: file.write(table.getvalue().encode()),
+    }.items():
+        write_atomically(out.with_name(f"{out.name}.{ending}"), write)
     plt.close(figure)
-    with out.with_name(out.name + ".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, data[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(data)

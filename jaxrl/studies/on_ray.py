@@ -1,4 +1,4 @@
-"""A study's runs as tasks of a Ray cluster, for `jaxrl study --ray ADDRESS`.
+"""Runs as tasks of a Ray cluster, for `jaxrl study --ray ADDRESS` and `jaxrl tune --ray ADDRESS`.
 
 A task trains in its worker's own process, which dies when its node does: a process of its own would outlive the node's
 and keep the run's folder locked. Ray then starts the task again on another node, and there it goes on from the run's
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from jaxrl.studies.script import Mistake
 from jaxrl.studies.study_run import Part
@@ -31,20 +31,7 @@ def run_all(waiting: Sequence[Part], lock: Path, address: str, cores: float, gpu
     what they have. By the study's `lock`, which is held here, a node knows that it sees the folder of the runs."""
     if not waiting:
         return []
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise Mistake("--ray needs Ray: pip install 'jaxrl-kernels[ray]'") from error
-    _check_reached(address)
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise Mistake(f"--ray {address} cannot be reached: {str(error).splitlines()[0]}") from error
-    have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in have):
-        print(f"no node has {cores:g} cores and {gpus:g} GPUs, which a run takes: waiting for one", flush=True)
-    # A fresh process for each run: JAX sees the GPUs that it finds when it is first imported.
-    task = ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=NODES_LOST)(train)
+    ray, task = _connect(address, cores, gpus)
     going, wrong = {task.remote(part, lock, gpus): part for part in waiting}, []
     try:
         while going:
@@ -62,6 +49,76 @@ def run_all(waiting: Sequence[Part], lock: Path, address: str, cores: float, gpu
                 ray.wait(list(going), num_returns=len(going))
         ray.shutdown()
     return wrong
+
+
+class Cluster:
+    """A Ray cluster that a search gives its trials to, one after the other. Use it as a context manager.
+
+    Args:
+      address: of its head.
+      lock: a file that is there: by it a node knows that it sees the folder of the runs.
+
+    Attributes:
+      num_cores: how many it has now; a trial takes one.
+
+    Raises:
+      Mistake: it cannot be reached.
+    """
+
+    def __init__(self, address: str, lock: Path) -> None:
+        self._ray, self._task = _connect(address, 1, 0)
+        self._lock = lock
+        self.num_cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+
+    def start(self, part: Part) -> "Task":
+        """Begins a run there, or goes on with it, once a core is free."""
+        return Task(self._ray, self._task.remote(part, self._lock, 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ray.shutdown()
+
+
+class Task:
+    """A run on a cluster, with those methods of a process that a search calls."""
+
+    def __init__(self, ray: Any, reference: Any) -> None:
+        self._ray, self._reference = ray, reference
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it is going. Raises Mistake where Ray has lost it."""
+        ready, _ = self._ray.wait([self._reference], timeout=0)
+        return _code(self._ray, self._reference) if ready else None
+
+    def terminate(self) -> None:
+        """Ctrl-C to the run, wherever it is."""
+        self._ray.cancel(self._reference)
+
+    def wait(self) -> None:
+        """Waits until it has ended."""
+        self._ray.wait([self._reference])
+
+
+def _connect(address: str, cores: float, gpus: float) -> tuple[Any, Any]:
+    """Ray, connected to the cluster, and the task that trains a run with so many cores and GPUs of a node."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise Mistake("--ray needs Ray: pip install 'jaxrl-kernels[ray]'") from error
+    signal.signal(signal.SIGTERM, handler)  # Ray's import has put its own there.
+    _check_reached(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise Mistake(f"--ray {address} cannot be reached: {str(error).splitlines()[0]}") from error
+    have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in have):
+        print(f"no node has {cores:g} cores and {gpus:g} GPUs, which a run takes: waiting for one", flush=True)
+    # A fresh process for each run: JAX sees the GPUs that it finds when it is first imported.
+    return ray, ray.remote(num_cpus=cores, num_gpus=gpus, max_calls=1, max_retries=NODES_LOST)(train)
 
 
 def _check_reached(address: str) -> None:

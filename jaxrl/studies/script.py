@@ -13,6 +13,10 @@ class Mistake(Exception):
     """Something is wrong with what was given, in one line."""
 
 
+class NothingYet(Mistake):
+    """There is nothing to draw: it may come, where a run has just begun."""
+
+
 class Parser(argparse.ArgumentParser):
     """Shows a script's own description in `--help`. A mistake ends the script with exit code 2, in one line that begins
     with `prog`: the file's name, unless it is given."""

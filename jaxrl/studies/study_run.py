@@ -10,13 +10,16 @@ from typing import NamedTuple
 
 from jaxrl.studies.script import Mistake
 
-# The command `jaxrl` in a process of its own. Under `python -m` the current folder would come first, where a module may
-# have the name of one of ours.
-JAXRL = (
-    sys.executable,
-    "-c",
-    "import sys; sys.path = [each for each in sys.path if each]; from jaxrl.cli.main import main; sys.exit(main())",
-)
+
+def _python(code: str) -> tuple[str, ...]:
+    """Python in a process of its own. Under `python -m` the current folder would come first, where a module may have
+    the name of one of ours."""
+    return sys.executable, "-c", f"import sys; sys.path = [each for each in sys.path if each]; {code}"
+
+
+JAXRL = _python("from jaxrl.cli.main import main; sys.exit(main())")  # The command `jaxrl`.
+# `jaxrl train`, which ends where training would begin.
+CHECK = _python("from jaxrl.cli.main import train_command; sys.exit(train_command(only_check=True))")
 AGAIN = "--wrapper", "--networks", "--num-threads", "--logger"  # What a run that goes on is told again.
 
 

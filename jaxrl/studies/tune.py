@@ -4,18 +4,19 @@ kept in a database in the search's folder. The same command goes on where a sear
 import csv
 import json
 import shlex
-import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from jaxrl.errors import EnvironmentLost, TrialsFail
 from jaxrl.studies.script import Mistake
-from jaxrl.studies.study_run import JAXRL, Part
+from jaxrl.studies.study_run import CHECK, JAXRL, Part
 from jaxrl.studies.tune_space import Space
 
 POLL_SECONDS = 0.2
+MOST_FAILURES = 3  # So many trials in a row that fail, before one has come to its end, end a search.
 STARTUP_TRIALS = 5  # Before these have ended none is pruned, and TPE draws at random.
 
 
@@ -53,30 +54,65 @@ class Search(NamedTuple):
         space = {name: axis._asdict() for name, axis in self.space.items()}
         return json.dumps([self.algo, self.env, self.flags, self.moved, space, self.seed, self.sampler], sort_keys=True)
 
+    @property
+    def database(self) -> Path:
+        """The file that its trials are kept in."""
+        return self.folder / "trials.db"
+
+
+class Going(Protocol):
+    """A run under way: a process of this machine, or a task of a cluster."""
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it is going."""
+
+    def terminate(self) -> None:
+        """Asks it to save and end."""
+
+    def wait(self) -> Any:
+        """Waits until it has ended."""
+
+
+Start = Callable[[Part], Going]  # Begins a run, or goes on with it; BlockingIOError where another process trains there.
+
+
+def start_process(part: Part) -> Going:
+    """Begins a run, or goes on with it, in a process of this machine."""
+    command = [*JAXRL, "train", *part.begin()]
+    with part.beside("log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
+
 
 class Trial:
-    """One trial: its run, and the process that trains it."""
+    """One trial: its run, and what trains it."""
 
-    def __init__(self, search: Search, trial: Any) -> None:
-        self.trial = trial
+    def __init__(self, search: Search, trial: Any, start: Start) -> None:
+        self.trial, self._start = trial, start
         values = {name: axis.suggest(trial, name) for name, axis in search.space.items()}
         flags = (*search.flags, *flags_of(values))
         named = trial.user_attrs.get("named", f"trial-{trial.number}")
         trial.set_user_attr("named", named)
         self.part = Part(search.env, named, search.seed, flags, search.folder / named / f"seed-{search.seed}")
-        self.process: subprocess.Popen[bytes] | None = None
+        self._going: Going | None = None
         self._reported = 0
         self.value: float | None = None
+        self.wrong = ""
 
-    def start(self) -> None:
-        """Begins the run, or goes on with it. Where a process of a killed search still trains there, this is a no-op:
-        it is tried again."""
+    def is_over(self) -> bool:
+        """Begins the run where it has not begun, and says whether it has ended; `wrong` says how, if not well. Where a
+        process of a killed search still trains there, it is tried again the next time."""
         try:
-            command = [*JAXRL, "train", *self.part.begin()]
+            self._going = self._going or self._start(self.part)
+            code = self._going.poll()
         except BlockingIOError:
-            return
-        with self.part.beside("log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
+            return False
+        except Mistake as mistake:  # The cluster has lost it.
+            self.wrong = str(mistake)
+            return True
+        if code:
+            log = self.part.beside("log").read_text(errors="replace").strip().splitlines()
+            self.wrong = log[-1] if log else f"exit code {code}"
+        return code is not None
 
     def report(self) -> bool:
         """Tells the search of new evaluations; whether one of them says that the trial should end."""
@@ -93,11 +129,15 @@ class Trial:
         self._reported = len(rows)
         return is_hopeless
 
-    def stop(self) -> None:
-        """Ends the process, which saves its run."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait()
+    def terminate(self) -> None:
+        """Asks the run to save and end."""
+        if self._going is not None:
+            self._going.terminate()
+
+    def wait(self) -> None:
+        """Waits until it has ended."""
+        if self._going is not None:
+            self._going.wait()
 
 
 def flags_of(values: dict[str, Any]) -> list[str]:
@@ -110,22 +150,42 @@ def _said(value: Any) -> str:
     return str(value) if short == "1" else short  # 0.99997 is not 1: gamma, say.
 
 
+def check_start(search: Search) -> None:
+    """Sees whether the search's own flags can be trained with, in a process of its own: environments and networks are
+    built there, nothing is written.
+
+    Raises:
+      Mistake, EnvironmentLost: they cannot, as `jaxrl train` says.
+    """
+    words = ["--env", search.env, *search.flags, *search.moved, "--seed", str(search.seed)]
+    ended = subprocess.run([*CHECK, *words], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        said = ended.stderr.strip().splitlines() or [f"training would end with exit code {ended.returncode}"]
+        raise (EnvironmentLost if ended.returncode == 1 else Mistake)(said[-1].removeprefix("jaxrl: "))
+
+
+def load_optuna() -> Any:
+    """The package; Mistake where it is not installed."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise Mistake("tune needs Optuna: pip install 'jaxrl-kernels[tune]'") from error
+    return optuna
+
+
 def open_study(search: Search) -> Any:
     """The search's database, new or as it was left; what was running when the search ended is to be run again.
 
     Raises:
       Mistake: Optuna is not installed, or the database holds another search.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise Mistake("tune needs Optuna: pip install 'jaxrl-kernels[tune]'") from error
+    optuna = load_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers: dict[str, Any] = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     own = {"constant_liar": True, "n_startup_trials": STARTUP_TRIALS} if search.sampler == "tpe" else {}
     try:
         study = optuna.create_study(
-            storage=f"sqlite:///{search.folder / 'trials.db'}",
+            storage=f"sqlite:///{search.database}",
             study_name="tune",
             direction="maximize",
             load_if_exists=True,
@@ -133,11 +193,13 @@ def open_study(search: Search) -> Any:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
         )
     except Exception as error:  # SQLite's, SQLAlchemy's or Optuna's own, as the file is damaged or another's.
-        raise Mistake(f"{search.folder / 'trials.db'} is no database of a search: name a folder by --folder") from error
-    if study.user_attrs.get("search", search.record) != search.record:
+        raise Mistake(f"{search.database} is no database of a search: name a folder by --folder") from error
+    if study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
+        raise Mistake(f"{search.database} holds a search that does not maximise one value: name a folder by --folder")
+    if study.user_attrs.get("search", None if study.trials else search.record) != search.record:
         raise Mistake(f"{search.folder} holds another search, of other flags, space or seed: name a folder by --folder")
     study.set_user_attr("search", search.record)
-    if not study.trials:
+    if all(trial.state == optuna.trial.TrialState.FAIL for trial in study.trials):
         study.enqueue_trial(search.start)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -147,11 +209,12 @@ def open_study(search: Search) -> Any:
     return study
 
 
-def run_search(search: Search) -> Any:
-    """Runs what is left of the trials, and returns the study.
+def run_search(search: Search, start: Start = start_process) -> Any:
+    """Runs what is left of the trials, each by `start`, and returns the study.
 
     Raises:
-      Mistake: as `open_study`; or not one trial came to its end.
+      Mistake: as `open_study`; or all trials were pruned.
+      TrialsFail: the first trials fail one after another, or not one came to its end.
     """
     study, going = open_study(search), list[Trial]()
     from optuna.trial import TrialState
@@ -160,28 +223,33 @@ def run_search(search: Search) -> Any:
     failures: list[str] = []
     try:
         while True:
-            count = len(study.get_trials(deepcopy=False, states=ended)) + len(failures)
+            count = len(study.get_trials(deepcopy=False, states=ended))
+            if count == 0 and len(failures) >= MOST_FAILURES:
+                raise TrialsFail(f"the first {len(failures)} trials failed, the last one so: {failures[-1]}")
+            count += len(failures)
             while len(going) < search.at_once and count + len(going) < search.trials:
-                going.append(Trial(search, study.ask()))
+                going.append(Trial(search, study.ask(), start))
             if not going:
                 break
             for trial in list(going):
-                if trial.process is None:
-                    trial.start()
-                    continue
+                is_over = trial.is_over()  # Before its rows are read: they are all there then.
                 is_hopeless = trial.report()
-                if is_hopeless:
-                    trial.stop()
-                elif trial.process.poll() is None:
-                    continue
-                going.remove(trial)
-                failures += _ended(study, trial, is_hopeless)
+                if is_hopeless and not is_over:
+                    trial.terminate()
+                    trial.wait()
+                if is_over or is_hopeless:
+                    going.remove(trial)
+                    failures += _ended(study, trial, is_hopeless)
             time.sleep(POLL_SECONDS)
     finally:
         for trial in going:  # In the database they stay as running, which is how they are found again.
-            trial.stop()
+            trial.terminate()
+        for trial in going:
+            trial.wait()
     if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-        raise Mistake(f"no trial came to its end: {failures[-1] if failures else 'all were pruned'}")
+        if failures:
+            raise TrialsFail(f"no trial came to its end: {failures[-1]}")
+        raise Mistake("no trial came to its end: all were pruned")
     return study
 
 
@@ -189,19 +257,16 @@ def _ended(study: Any, trial: Trial, is_pruned: bool) -> list[str]:
     """Tells the database and the user how a trial ended; what went wrong, if it did."""
     from optuna.trial import TrialState
 
-    assert trial.process is not None
-    trial.report()
     said = f"{trial.part.variant}: {shlex.join(flags_of(trial.trial.params))}"
     if is_pruned:
         study.tell(trial.trial, state=TrialState.PRUNED)
         print(f"{said}: pruned at {trial.value:,.1f}", flush=True)
-    elif trial.process.returncode == 0 and trial.value is not None:
+    elif not trial.wrong and trial.value is not None:
         study.tell(trial.trial, trial.value)
         print(f"{said}: {trial.value:,.1f}", flush=True)
     else:
         study.tell(trial.trial, state=TrialState.FAIL)
-        log = trial.part.beside("log").read_text(errors="replace").strip().splitlines()
-        why = log[-1] if log else f"exit code {trial.process.returncode}"
+        why = trial.wrong or "it was never evaluated"
         print(f"{said}: failed, {why}", flush=True)
         return [why]
     return []

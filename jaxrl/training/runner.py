@@ -2,6 +2,7 @@
 state is whole, and stops when told to."""
 
 import contextlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,7 @@ class Runner:
         run, training = self.run, self.training
         if run.resume is None:
             self._folder = opened.enter_context(begin_run(run, training, here))
+            opened.callback(shutil.rmtree, self._folder.path, ignore_errors=True)  # Of a run that cannot begin.
             self._checkpoints = Checkpoints(self._folder.path)
             return None
         folder, before = open_run(run, here)

@@ -17,7 +17,8 @@ from jaxrl.envs.make import make_envs
 from jaxrl.envs.vector import Envs
 from jaxrl.errors import BadInput
 from jaxrl.loggers.logger import Evaluation, Logger, check_loggers
-from jaxrl.runs.config import RunConfig, check_settings
+from jaxrl.runs.checks import check_settings
+from jaxrl.runs.config import RunConfig
 from jaxrl.runs.convert import converted, shown
 from jaxrl.runs.folder import working_folder
 from jaxrl.runs.on_device import is_on_device
@@ -159,6 +160,23 @@ def train_many(
     return results
 
 
+def check_run(run: RunConfig) -> None:
+    """Raises what `train(run)` raises before it writes anything. For that it builds environments and networks.
+
+    Raises:
+      BadInput, EnvironmentLost: as `train`.
+    """
+    run = _settled(run, None)
+    check_settings(run)
+    check_device()
+    envs = _envs_of(run)
+    try:
+        with _group([run], None if is_on_device(run) else _loop_of(run), [envs]):
+            pass
+    finally:
+        envs.close()
+
+
 def _settled(run: Any, algorithm: Algorithm | None) -> RunConfig:
     """The settings in the types of their fields, by the algorithm that is given."""
     if not isinstance(run, RunConfig):
@@ -223,20 +241,31 @@ def train_in(
     Returns:
       The runners, once their runs are over.
     """
-    row = runs[0].row
     loop = None if is_on_device(runs[0]) else _loop_of(runs[0])
-    if loop is None:
-        check_devices(runs[0], len(runs))
-    begin: Callable[..., Training] = on_device.prepare if loop is None else loop.prepare
-    trainings = [begin(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
-    check_algorithm(runs[0], trainings[0])
-    with RunGroup(runs, trainings, row.metrics, callback, here, loggers) as group:
+    with _group(runs, loop, all_envs, callback, here, loggers) as group:
         group.begin()
         if loop is None:
             on_device.serve(group)
         else:
             serve(group, loop)
     return group
+
+
+def _group(
+    runs: Sequence[RunConfig],
+    loop: Loop | None,
+    all_envs: Sequence[Envs],
+    callback: Callback | None = None,
+    here: Path = Path(),
+    loggers: Sequence[Sequence[Logger]] = (),
+) -> RunGroup:
+    """The runs, checked and ready to begin; a `loop` of None is that on the device."""
+    if loop is None:
+        check_devices(runs[0], len(runs))
+    begin: Callable[..., Training] = on_device.prepare if loop is None else loop.prepare
+    trainings = [begin(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
+    check_algorithm(runs[0], trainings[0])
+    return RunGroup(runs, trainings, runs[0].row.metrics, callback, here, loggers)
 
 
 def _result(runner: Runner) -> Result:

@@ -45,7 +45,7 @@ from jaxrl.loggers.logger import Evaluation
 from jaxrl.ops.distributions import Categorical, MultiCategorical
 from jaxrl.runs.algorithms import PPO as PPO_ROW
 from jaxrl.runs.algorithms import ROWS
-from jaxrl.runs.config import check_settings
+from jaxrl.runs.checks import check_settings
 from jaxrl.storage.files import DamagedFile
 from jaxrl.training.train import Result
 

@@ -136,7 +136,9 @@ def test_a_name_is_left_as_it_is():
     ("argv", "words"),
     [
         (["--hidden-sizes", "64,x"], "'64', 'x'"),
-        (["--normalize-obs", "maybe"], "maybe"),
+        (["--normalize-obs", "maybe"], "--normalize-obs is maybe: it must be True or False"),
+        (["--normalize-obs=1", "--seed", "1"], "--normalize-obs is 1: it must be True or False"),
+        (["--seed", "1", "maybe"], "Unrecognized options: maybe"),
         (["--total-steps", "1.0001k"], "1.0001k"),
         (["--hidden-sizes", ","], "hidden-sizes"),
     ],

@@ -2,12 +2,14 @@
 package is not."""
 
 import csv
+import functools
 import json
 import math
 import os
 import struct
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -60,6 +62,121 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(name, tmp_pat
 def test_another_name_is_refused():
     with pytest.raises(BadInput, match="must be wandb or mlflow"):
         named_loggers(["comet"])
+
+
+class CommError(Exception):
+    """As W&B raises where it cannot be reached."""
+
+
+class FakeWandB(ModuleType):
+    """W&B, which raises in the calls that `fails` names: log at the third."""
+
+    def __init__(self, fails):
+        super().__init__("wandb")
+        self.fails, self.logged, self.ended = fails, [], 0
+        self.id, self.project = "abc", "jaxrl"
+
+    def __getattr__(self, name):
+        if name not in ("login", "init", "Settings", "define_metric", "log", "finish"):
+            raise AttributeError(name)
+
+        def call(*given, **named):
+            self.logged += given if name == "log" else ()
+            self.ended += name == "finish"
+            if name in self.fails and (name != "log" or len(self.logged) >= 3):
+                raise CommError(f"the network is down\nin {name}")
+            return self
+
+        return call
+
+
+class FakeMLflow(ModuleType):
+    """MLflow, likewise; `fails` may name its client's own making too."""
+
+    def __init__(self, fails):
+        super().__init__("mlflow")
+        self.fails, self.logged, self.ended = fails, [], 0
+        self.entities = SimpleNamespace(Param=lambda *given: given, Metric=lambda *given: given)
+        self.info = SimpleNamespace(run_id="abc")
+
+    def MlflowClient(self):
+        return self.call("MlflowClient")
+
+    def call(self, name, *given, **named):
+        if name == "log_batch" and "metrics" in named:
+            self.logged.append(named["metrics"])
+        self.ended += name == "set_terminated"
+        if name in self.fails and (name != "log_batch" or len(self.logged) >= 3):
+            raise CommError(f"the network is down\nin {name}")
+        return self
+
+    def __getattr__(self, name):
+        if name not in ("get_experiment_by_name", "create_run", "log_batch", "set_terminated", "experiment_id"):
+            raise AttributeError(name)
+        return "1" if name == "experiment_id" else functools.partial(self.call, name)
+
+
+FAKES = {"wandb": FakeWandB, "mlflow": FakeMLflow}
+FILES = ("metrics", "evaluations", "episodes")
+
+
+@pytest.mark.parametrize(
+    ("name", "where"), [("wandb", "login"), ("wandb", "init"), ("mlflow", "MlflowClient"), ("mlflow", "create_run")]
+)
+def test_a_service_that_cannot_be_used_is_said_at_the_start_and_nothing_is_written(
+    name, where, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setitem(sys.modules, name, FAKES[name]({where}))
+    monkeypatch.chdir(tmp_path)
+    assert train_command([*TINY.split(), "--run-dir", "run", "--logger", name]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"CommError: the network is down in {where}; " in err
+    assert {"wandb": "WANDB_MODE=offline", "mlflow": "MLFLOW_TRACKING_URI"}[name] in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The tables of a run without a service."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert train_command([*TINY.split(), "--total-steps", "128", "--run-dir", str(folder)]) == 0
+    return tables(folder)
+
+
+def tables(folder):
+    """The rows of each table, but for the times."""
+    found = {}
+    for name in FILES:
+        with (folder / f"{name}.csv").open() as file:
+            found[name] = [{key: row[key] for key in row if key != "wall_time"} for row in csv.DictReader(file)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "count", "ended"),
+    [
+        ("wandb", "log", 3, 0),
+        ("wandb", "finish", None, 1),
+        ("mlflow", "log_batch", 3, 0),
+        ("mlflow", "set_terminated", None, 1),
+    ],
+)
+def test_a_service_that_fails_in_the_middle_costs_its_curves_alone(
+    name, where, count, ended, whole, tmp_path, monkeypatch, capsys
+):
+    fake = FAKES[name]({where})
+    monkeypatch.setitem(sys.modules, name, fake)
+    assert (
+        train_command([*TINY.split(), "--total-steps", "128", "--run-dir", str(tmp_path / "run"), "--logger", name])
+        == 0
+    )
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"--logger {name} failed: CommError: the network is down in {where}; " in err
+    assert "the run's CSV files have all" in err
+    assert tables(tmp_path / "run") == whole and len(whole["metrics"]) > 2
+    assert count in (None, len(fake.logged)), "it is not tried again"
+    assert fake.ended == ended
 
 
 def columns(folder, table, names):

@@ -1,15 +1,20 @@
 """The figures: what is drawn is what the runs say, and what is wrong with a source is said in one line."""
 
 import csv
+import fcntl
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxrl.cli.main import main, train_command
+from jaxrl.studies import live
 from jaxrl.studies.curves import Curve, read
 from jaxrl.studies.lines import chosen, lines, rows_of
 
@@ -102,6 +107,56 @@ def test_the_command_draws_runs_that_are_not_over(tmp_path):
         assert (tmp_path / f"figures/again.{ending}").read_bytes() == (tmp_path / f"figures/both.{ending}").read_bytes()
 
 
+def until(true, worker):
+    end = time.monotonic() + 60
+    while not true():
+        assert worker.is_alive() and time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_live_figure_follows_a_run_to_its_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(live, "POLL_SECONDS", 0.02)
+    run = run_dir(tmp_path / "runs/seed-0", 0, [], [])
+    codes = []
+    worker = threading.Thread(target=lambda: codes.append(main(["plot", "runs", "--live", "--out", "live"])))
+    lock = os.open(run, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # As the process that trains holds it.
+    worker.start()
+    for rows in (1, 2):
+        time.sleep(0.1)
+        before = [row["step"] for row in drawn("live.csv")] if rows > 1 else []
+        assert before == [str(100 * row) for row in range(rows - 1)], "it waits"
+        with (run / "evaluations.csv").open("a") as file:
+            file.write(f"{100 * (rows - 1)},{rows},0\n")
+        until(lambda count=rows: Path("live.csv").exists() and len(drawn("live.csv")) == count, worker)
+        assert Path("live.png").read_bytes().startswith(b"\x89PNG")
+    with (run / "evaluations.csv").open("a") as file:
+        file.write("200,3,0\n")
+    os.close(lock)
+    worker.join(60)
+    assert codes == [0] and [row["middle"] for row in drawn("live.csv")] == ["1.0", "2.0", "3.0"]
+    assert capsys.readouterr().out.splitlines()[0] == "live.png, live.svg, live.csv"
+    assert not list(tmp_path.glob(".*")), "nothing half written is left"
+
+
+def test_a_live_figure_follows_a_study_between_two_of_its_runs_until_ctrl_c(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_dir(tmp_path / "study/task/seed-0", 0, [0, 10], [1, 2])
+    slept = []
+
+    def interrupted(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(live.time, "sleep", interrupted)
+    with Path("study/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["plot", "study", "--live", "--out", "live"]) == 130
+    assert capsys.readouterr().out.splitlines()[1:] == ["drawn up to step 10"], "it is not drawn again without need"
+
+
 def test_the_diagnostics_of_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = "--env CartPole-v1 --total-steps 600 --num-steps 32 --num-minibatches 2 --eval-episodes 2 --log-every 200"
@@ -141,6 +196,8 @@ def test_the_diagnostics_of_a_run(tmp_path, monkeypatch):
         (["good", "--reference", "other.csv"], "no curve of CartPole"),
         (["nan"], "not finite"),
         (["header.csv"], "evaluated yet"),
+        (["good", "unnamed.csv", "--live"], "unnamed.csv is no folder"),
+        (["before", "--live"], "evaluated yet"),
     ],
 )
 def test_mistakes(tmp_path, monkeypatch, capsys, flags, words):

@@ -13,12 +13,14 @@ from typing import NamedTuple
 import pytest
 
 from jaxrl.cli.arguments import parse_run
-from jaxrl.cli.main import main
+from jaxrl.cli.main import main, train_command
+from jaxrl.errors import TrialsFail
 from jaxrl.runs.algorithms import BUILT_IN, settings_of
 from jaxrl.runs.config import RunConfig
+from jaxrl.studies import tune
 from jaxrl.studies.script import Mistake
 from jaxrl.studies.study_file import load
-from jaxrl.studies.tune import Search, flags_of, open_study, write_best
+from jaxrl.studies.tune import Search, flags_of, open_study, run_search, write_best
 from jaxrl.studies.tune_space import SPACES, Choice, Range, load_space
 
 NAMES = {"gamma", "num_epochs", "actor_learning_rate"}
@@ -102,6 +104,45 @@ def test_what_is_no_database_is_refused(tmp_path):
         open_study(search(tmp_path))
 
 
+def test_a_study_that_is_none_of_ours_is_refused(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    for name, direction, said in (("down", "minimize", "does not maximise"), ("up", "maximize", "another search")):
+        made = search(tmp_path / name)
+        made.folder.mkdir()
+        other = optuna.create_study(storage=f"sqlite:///{made.database}", study_name="tune", direction=direction)
+        other.tell(other.ask(), 1.0)
+        with pytest.raises(Mistake, match=said):
+            open_study(made)
+        assert len(other.trials) == 1 and not other.user_attrs
+
+
+FAILS = "import sys; sys.exit('jaxrl: it broke')"
+EVALUATES = """
+import pathlib, sys
+folder = pathlib.Path(sys.argv[sys.argv.index("--run-dir") + 1])
+folder.mkdir()
+(folder / "evaluations.csv").write_text("step,mean_return\\n0,1.5\\n")
+"""
+
+
+def test_a_search_whose_first_trials_fail_ends_and_can_go_on(tmp_path, monkeypatch, capsys):
+    optuna = pytest.importorskip("optuna")
+    made = search(tmp_path, trials=9)
+    monkeypatch.setattr(tune, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(tune, "JAXRL", (sys.executable, "-c", FAILS))
+    with pytest.raises(TrialsFail, match="the first 3 trials failed, the last one so: jaxrl: it broke"):
+        run_search(made)
+    assert capsys.readouterr().out.count("failed, jaxrl: it broke") == 3
+    monkeypatch.setattr(tune, "JAXRL", (sys.executable, "-c", EVALUATES))
+    study = run_search(made._replace(trials=2))
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["FAIL"] * 3 + ["COMPLETE"] * 2
+    assert study.trials[3].params["gamma"] == 0.99, "the start is tried again"
+    monkeypatch.setattr(tune, "JAXRL", (sys.executable, "-c", FAILS))
+    assert run_search(made._replace(trials=6)), "after a trial that came to its end, all are tried"
+    assert [trial.state for trial in study.trials[5:]] == [optuna.trial.TrialState.FAIL] * 4
+
+
 def test_what_is_almost_one_is_not_said_as_one():
     assert flags_of({"gamma": 0.99997}) == ["--gamma", "0.99997"]
 
@@ -135,6 +176,9 @@ def test_what_was_running_is_asked_again_and_the_start_comes_first(tmp_path):
         (["--folder", f"{__file__}/x"], "a file is in its place"),
         (["--seed", "-1"], "--seed is -1"),
         (["--seed", "4294967296"], "--seed is 4294967296"),
+        (["--trials", "many"], "--trials: many is no whole number"),
+        (["--cores", "1.5"], "--cores: 1.5 is no whole number"),
+        (["--normalize-obs", "maybe"], "True or False"),
         (["--total-steps", "9" * 5_000], "--total-steps"),
         (["--eval-every", "none"], "--eval-every none"),
         (["--num-seeds", "3"], "--num-seeds is not for a search"),
@@ -155,6 +199,39 @@ def test_mistakes_are_one_line(words, said, tmp_path, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert code == 2 and err.count("\n") == 1 and said in err, err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--env Nope-v1", "there is no environment Nope-v1"),
+        ("--algo ddpg --env CartPole-v1", "Discrete is not supported by ddpg"),
+        ("--gamma 7", "gamma is 7.0"),
+        ("--num-threads 0", "--num-threads is 0"),
+        ("--networks nothing:here", "networks nothing:here cannot be imported"),
+        ("--eval-env Pendulum-v1", "they must be those of env"),
+    ],
+)
+def test_flags_are_checked_as_train_does_and_nothing_is_written(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train_command(words.split(), only_check=True) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and said in err, err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_in_the_flags_of_every_trial_is_said_before_the_first(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", "--algo", "ddpg", "--env", "CartPole-v1", "--seed", "1e3", "--trials", "1k"]) == 2
+    assert capsys.readouterr().err.startswith("jaxrl: action space Discrete is not supported by ddpg")
+    assert not list(tmp_path.iterdir())
+
+
+def test_good_flags_pass_the_check_and_nothing_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train_command(["--num-envs", "2", "--num-steps", "4", "--num-minibatches", "1"], only_check=True) == 0
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
 
 
 def test_a_missing_package_is_named_with_the_line_that_installs_it(tmp_path, monkeypatch, capsys):

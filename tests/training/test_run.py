@@ -170,7 +170,7 @@ def test_resume_restores_everything_that_the_checkpoint_holds(tmp_path):
     # And restoring takes all of it back: look at a run that has just begun.
     from jaxrl.algos.ppo import METRICS, ppo_init
     from jaxrl.data.normalize import normalizer_init
-    from jaxrl.runs.config import check_settings
+    from jaxrl.runs.checks import check_settings
     from jaxrl.runs.stack import Stack
     from jaxrl.runs.state import Training
     from jaxrl.training.group import RunGroup

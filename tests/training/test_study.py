@@ -144,7 +144,8 @@ def test_the_command_prints_a_line_for_each_setting(tmp_path, capsys, monkeypatc
     monkeypatch.chdir(tmp_path)
     flags = "--env Pendulum-v1 --total-steps 64 --num-envs 2 --num-steps 32 --num-minibatches 2 --eval-episodes 1"
     assert train_command([*flags.split(), "--sweep", "gamma=0.9,0.5", "--num-seeds", "2"]) == 0
-    lines = capsys.readouterr().out.splitlines()[-3:]
+    said, *lines = capsys.readouterr().out.splitlines()[-4:]
+    assert said == "curves: jaxrl plot runs/ppo-Pendulum-v1-seeds0-1-gamma"
     assert lines[0].split()[:3] == ["last", "evaluations", "seeds"]
     assert [line.split()[:3] for line in lines[1:]] == [["gamma", "0.9", "2"], ["gamma", "0.5", "2"]]
     group = Path("runs/ppo-Pendulum-v1-seeds0-1-gamma")

@@ -27,7 +27,7 @@ from jaxrl.errors import EnvironmentLost
 from jaxrl.loggers.console import Display
 from jaxrl.loggers.logger import Evaluation
 from jaxrl.runs import folder
-from jaxrl.runs.config import check_settings
+from jaxrl.runs.checks import check_settings
 from jaxrl.runs.record import load_run
 from jaxrl.training.evaluate import episode_bound, evaluate, make_eval_envs
 from jaxrl.training.evaluator import Evaluator
