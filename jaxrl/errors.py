@@ -34,5 +34,9 @@ class NotSaved(RuntimeError):
     """A file could not be written: the disk is full, or not to be written to. The file before it is whole."""
 
 
+class ProcessLost(RuntimeError):
+    """Another process of a distributed run has ended, or cannot be reached. The message is one line."""
+
+
 class EnvironmentLost(RuntimeError):
     """An environment raised, died or gave no answer: there is nothing to go on with. The message is one line."""

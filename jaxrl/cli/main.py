@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import jaxrl
+from jaxrl.cli import parent
 from jaxrl.cli.arguments import gathered, parse, parse_run, with_loggers, with_threads
 from jaxrl.cli.startup import (
     check_display,
@@ -23,7 +24,7 @@ from jaxrl.cli.startup import (
     nothing_collected,
     prepare_jax,
 )
-from jaxrl.errors import BadInput, EnvironmentLost, NotSaved
+from jaxrl.errors import BadInput, EnvironmentLost, NotSaved, ProcessLost
 from jaxrl.output import say
 
 if TYPE_CHECKING:
@@ -95,12 +96,19 @@ def train_command(argv: Sequence[str] | None = None, prog: str = "train.py") -> 
       prog: what its help and its errors call the command.
 
     Returns:
-      The exit code: 0 done, 1 an environment or disk failed, 2 bad input, 130 after Ctrl-C; SIGTERM raises SystemExit.
+      The exit code: 0 done, 1 an environment, a disk or another process failed, 2 bad input, 130 after Ctrl-C; SIGTERM
+      raises SystemExit.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    return parent.run_child(argv, prog) if parent.needs_parent(argv) else train_here(argv, prog)
+
+
+def train_here(argv: Sequence[str], prog: str) -> int:
+    """`train_command` in this very process, also where the run is a distributed one."""
 
     def command() -> None:
         with nothing_collected():
-            words, named = with_loggers(with_threads(sys.argv[1:] if argv is None else argv))
+            words, named = with_loggers(with_threads(argv))
             import_jax()
             run = parse_run(words, prog)
             from jaxrl.loggers.named import named_loggers
@@ -188,7 +196,7 @@ def _run(command: Callable[[], None]) -> int:
             command()
     except BadInput as error:
         return _complain(error)
-    except (EnvironmentLost, NotSaved, OSError) as error:  # The last: a log, on a disk that is full.
+    except (EnvironmentLost, NotSaved, ProcessLost, OSError) as error:  # The last: a log, on a disk that is full.
         _complain(error)
         return 1
     except KeyboardInterrupt:

@@ -27,6 +27,7 @@ from jaxrl.training import off_policy, on_device, on_policy
 from jaxrl.training.device_envs import make_run_envs
 from jaxrl.training.group import RunGroup
 from jaxrl.training.own_algorithm import check_algorithm
+from jaxrl.training.processes import Processes, follows, join
 from jaxrl.training.runner import Runner
 from jaxrl.training.scheduler import Loop, prepare, programs, serve
 from jaxrl.training.sharding import check_devices
@@ -101,13 +102,15 @@ def train(
         next update.
 
     Returns:
-      The result. Environments that were built here are closed; a VectorEnv that `run` brings is left open.
+      The result. Environments that were built here are closed; a VectorEnv that `run` brings is left open. In a
+      distributed run every process gets the state, and the first alone the evaluations.
 
     Raises:
       BadInput: the settings cannot work, or `loggers` holds something else; nothing has been written then. Or a step
         of which nothing can be learned, with a checkpoint saved (unless `on_fault` is "reset"); or the callback
         returned something else.
       EnvironmentLost: an environment raised, died, or gave no answer in time; a checkpoint is saved.
+      ProcessLost: of a distributed run another process has ended, or cannot be reached.
       KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
         saved.
     """
@@ -185,21 +188,35 @@ def _train(
     may move the working folder at any time."""
     for run in runs:
         check_settings(run)
+    if runs[0].distributed:
+        join(runs[0])
     check_device()
     all_envs: list[Envs] = []
     try:
         for run in runs:
             all_envs.append(_envs_of(run))
-        group = train_in(runs, all_envs, callback, here, loggers)
+        if follows(runs[0]):
+            results, stopped_by = _followed(runs[0], all_envs[0])
+        else:
+            group = train_in(runs, all_envs, callback, here, loggers)
+            results, stopped_by = [_result(runner) for runner in group], group.stopped_by
     finally:
         for envs in all_envs:
             if not isinstance(runs[0].env, VectorEnv):  # One that the user has built is the user's to close.
                 envs.close()
-    if group.stopped_by is signal.SIGINT:
+    if stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
-    if group.stopped_by is not None:
-        raise SystemExit(128 + group.stopped_by)
-    return [_result(runner) for runner in group]
+    if stopped_by is not None:
+        raise SystemExit(128 + stopped_by)
+    return results
+
+
+def _followed(run: RunConfig, envs: Any) -> tuple[list[Result], int | None]:
+    """The result of a run that another process leads, and the signal that has stopped it."""
+    check_devices(run, 1)
+    training, stopped_by = on_device.follow(run, envs)
+    folder = Path(run.resume or run.run_dir or "")
+    return [Result(training.state, training.normalizer, [], training.step, folder, run)], stopped_by or None
 
 
 def _envs_of(run: RunConfig) -> Envs:
@@ -230,12 +247,14 @@ def train_in(
     begin: Callable[..., Training] = on_device.prepare if loop is None else loop.prepare
     trainings = [begin(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
     check_algorithm(runs[0], trainings[0])
-    with RunGroup(runs, trainings, row.metrics, callback, here, loggers) as group:
-        group.begin()
-        if loop is None:
-            on_device.serve(group)
-        else:
-            serve(group, loop)
+    with Processes(runs[0]) as processes:
+        with RunGroup(runs, trainings, row.metrics, callback, here, loggers) as group:
+            group.begin()
+            if loop is None:
+                on_device.serve(group, processes)
+            else:
+                serve(group, loop)
+        processes.stopped_by = group.stopped_by
     return group
 
 
