@@ -21,6 +21,7 @@ from jaxrl.cli.startup import (
     current_folder_first,
     import_jax,
     no_exit_of_others,
+    no_signal_lost,
     nothing_collected,
     prepare_jax,
 )
@@ -192,7 +193,7 @@ def _run(command: Callable[[], None]) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # Until the run is under way and has something to save.
     try:
-        with current_folder_first():
+        with no_signal_lost(), current_folder_first():
             command()
     except BadInput as error:
         return _complain(error)
