@@ -26,6 +26,7 @@ from jaxrl.runs.record import run_to_json
 # A process that is silent for so long is taken for dead. JAX's own 100 s are longer than anyone waits.
 HEARTBEAT_SECONDS = 20
 SHUTDOWN_SECONDS = 20  # For which one that is at its end waits for the others.
+NUM_PROCESSES, PROCESS_ID = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 BEGIN, CALL, GATHER, END = range(4)
 DONE, FAILED = 0, -1
 
@@ -64,9 +65,8 @@ def join(run: RunConfig) -> None:
 
 
 def _initialize() -> None:
-    address, count, index = (os.environ.get(name) for name in ("JAX_COORDINATOR_ADDRESS", *_NUMBERS))
-    settings: dict[str, Any] = {"coordinator_address": address}
-    settings |= {"num_processes": _number(_NUMBERS[0], count), "process_id": _number(_NUMBERS[1], index)}
+    settings: dict[str, Any] = {"coordinator_address": os.environ.get("JAX_COORDINATOR_ADDRESS")}
+    settings |= {"num_processes": _number(NUM_PROCESSES), "process_id": _number(PROCESS_ID)}
     if None not in settings.values():
         settings["cluster_detection_method"] = "deactivate"
     waits = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
@@ -87,15 +87,11 @@ def _initialize() -> None:
             raise BadInput(
                 "distributed must begin before JAX is used in this process: call jax.distributed.initialize() first"
             ) from error
-        raise ProcessLost(
-            f"the other processes of the run cannot be reached at {address}: {one_line(error)}"
-        ) from error
+        raise ProcessLost(f"the other processes of the run cannot be reached: {one_line(error)}") from error
 
 
-_NUMBERS = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-
-
-def _number(name: str, text: str | None) -> int | None:
+def _number(name: str) -> int | None:
+    text = os.environ.get(name)
     if text is not None and not text.isdecimal():
         raise BadInput(f"{name} is {text!r}: it must be a whole number")
     return None if text is None else int(text)
