@@ -64,7 +64,11 @@ def child_of(run):
 
 
 def is_there(pid):
-    return Path(f"/proc/{pid}").exists()
+    """Whether the process runs; one that has ended may wait for its new parent to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def saved(folder, step=None):
