@@ -162,6 +162,20 @@ def test_a_buffer_is_the_same_in_every_process_and_in_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_of_one_process_goes_on_in_two(tmp_path):
+    alone = f"{FLAGS} --total-steps 512 --run-dir {tmp_path / 'alone'}"
+    begin = f"{FLAGS} --total-steps 256 --run-dir {tmp_path / 'moved'}"
+    assert train_command(alone.split()) == train_command(begin.split()) == 0
+    codes, printed, errors = ended(begun(f"--resume {tmp_path / 'moved'} --total-steps 512"))
+    assert codes == [0, 0], errors
+    assert "resuming" in printed[0] and printed[1] == ""
+    arrays, wanted = saved(tmp_path / "moved", 512), saved(tmp_path / "alone", 512)
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, wanted[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    assert tables(tmp_path / "moved")["episodes"] == tables(tmp_path / "alone")["episodes"]
+
+
+@pytest.mark.slow
 def test_settings_that_differ_are_one_line(tmp_path):
     port, outcomes = free_port(), []
     for index, steps in enumerate((256, 384)):
