@@ -73,13 +73,12 @@ BALANCE = RunConfig.of(
 )  # fmt: skip
 
 
-def test_a_run_leaves_what_every_run_leaves(tmp_path):
+def test_a_run_leaves_what_every_run_leaves(task, tmp_path):
     """Two updates, evaluations and a policy: whether it learns is the next test's question."""
     result = train(dataclasses.replace(BALANCE, run_dir=str(tmp_path / "run")))
     assert int(result.state.num_updates) == 2 and [each.step for each in result.evaluations] == [0, 4 * N, 8 * N]
-    assert all(0 < each.mean_return <= 5 for each in result.evaluations)  # Five rewards from 0 to 1.
-    policy = load_policy(tmp_path / "run")
-    action = policy(np.zeros(policy.observation_space.shape, np.float32))
+    assert all(0 < each.mean_return < 5.001 for each in result.evaluations)  # Five rewards from 0 to 1.
+    action = load_policy(tmp_path / "run")(np.zeros(task.observation_space.shape, np.float32))
     assert action.shape == (1,) and np.abs(action).max() <= 1
 
 
