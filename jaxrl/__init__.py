@@ -12,6 +12,7 @@ _HOME = {
     "BadInput": "errors",
     "EnvironmentFault": "errors",
     "EnvironmentLost": "errors",
+    "ProcessLost": "errors",
     "Transition": "data.transition",
     "gae": "ops.returns",
     "td_target": "ops.returns",
@@ -77,13 +78,13 @@ _HOME = {
 __all__ = [
     "Algorithm", "BadInput", "Categorical", "Completions", "DDPGConfig", "DDPGState", "Deterministic", "DeviceEnvs",
     "DiagGaussian", "EnvironmentFault", "EnvironmentLost", "Logger", "MultiCategorical", "OffPolicySettings",
-    "OnPolicySettings", "PPOConfig", "PPOState", "RLOOConfig", "RLOOState", "Replay", "ReplaySettings", "RunConfig",
-    "SACConfig", "SACState", "TD3Config", "TD3State", "TanhGaussian", "Transition", "adapt_kl_coef",
-    "behaviour_policy", "check_completions", "clipped_surrogate", "collect", "ddpg_act", "ddpg_init", "ddpg_update",
-    "evaluate_on_device", "gae", "kl_divergence", "leave_one_out", "load_policy", "make_device_envs", "make_envs",
-    "ppo_act", "ppo_init", "ppo_update", "register", "replay_add", "replay_init", "replay_sample", "rloo_init",
-    "rloo_update", "sac_act", "sac_init", "sac_update", "sample_completions", "td3_act", "td3_init", "td3_update",
-    "td_target", "train", "train_many",
+    "OnPolicySettings", "PPOConfig", "PPOState", "ProcessLost", "RLOOConfig", "RLOOState", "Replay",
+    "ReplaySettings", "RunConfig", "SACConfig", "SACState", "TD3Config", "TD3State", "TanhGaussian", "Transition",
+    "adapt_kl_coef", "behaviour_policy", "check_completions", "clipped_surrogate", "collect", "ddpg_act",
+    "ddpg_init", "ddpg_update", "evaluate_on_device", "gae", "kl_divergence", "leave_one_out", "load_policy",
+    "make_device_envs", "make_envs", "ppo_act", "ppo_init", "ppo_update", "register", "replay_add", "replay_init",
+    "replay_sample", "rloo_init", "rloo_update", "sac_act", "sac_init", "sac_update", "sample_completions",
+    "td3_act", "td3_init", "td3_update", "td_target", "train", "train_many",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ if TYPE_CHECKING:
     from jaxrl.envs.evaluate_on_device import evaluate_on_device
     from jaxrl.envs.make import make_envs
     from jaxrl.envs.on_device import DeviceEnvs, collect, make_device_envs
-    from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost
+    from jaxrl.errors import BadInput, EnvironmentFault, EnvironmentLost, ProcessLost
     from jaxrl.loggers.logger import Logger
     from jaxrl.ops.distributions import (
         Categorical,

@@ -34,6 +34,10 @@ class NotSaved(RuntimeError):
     """A file could not be written: the disk is full, or not to be written to. The file before it is whole."""
 
 
+class ProcessLost(RuntimeError):
+    """Another process of a distributed run has ended, or cannot be reached. The message is one line."""
+
+
 class TrialsFail(RuntimeError):
     """The trials of a search fail one after another. The message is one line."""
 

@@ -50,8 +50,18 @@ class MLP(nn.Module):
         return self._dense(self.width, self.scale)(x).reshape(*axes, self.width)
 
     def _dense(self, width: int, scale: float) -> nn.Dense:
-        kernel_init = nn.initializers.orthogonal(scale)
-        return nn.Dense(width, kernel_init=kernel_init, param_dtype=self.dtype, dot_general=_dot_general)
+        return nn.Dense(width, kernel_init=_orthogonal(scale), param_dtype=self.dtype, dot_general=_dot_general)
+
+
+def _orthogonal(scale: float) -> Callable[..., Array]:
+    """Flax's initialiser. Under `vmap` it makes one matrix after the other. For several at once JAX on a CPU waits in
+    threads of XLA's pool for others of the same pool: on two cores it has waited for ever."""
+    make = nn.initializers.orthogonal(scale)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
+        return jax.custom_batching.sequential_vmap(lambda key: make(key, shape, dtype))(key)
+
+    return init
 
 
 class CategoricalActor(nn.Module):

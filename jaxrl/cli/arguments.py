@@ -62,9 +62,11 @@ def _answer_other_words(argv: Sequence[str], settings: set[str]) -> None:
 def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     """A resumed run keeps its settings; only its end may move, where nothing is annealed towards it, and where on the
     device it runs."""
+    argv = understood(argv, {"distributed": bool})
     named = dict.fromkeys(("--resume", "--env", "--algo", "--networks"))
     parser = _lenient_parser(**named, **dict.fromkeys(f"--{name.replace('_', '-')}" for name in MAY_MOVE))
     parser.add_argument("--wrapper", nargs="*", default=[])
+    parser.add_argument("--distributed", action=argparse.BooleanOptionalAction, default=False)
     given, others = _leniently(parser, argv)
     _check_named(run, given.env, tuple(given.wrapper), given.networks)
     if others:
@@ -79,6 +81,8 @@ def _resumed(run: "RunConfig", argv: Sequence[str]) -> "RunConfig":
     over_all_steps = run.anneals and getattr(run.loop, "anneal_steps", None) is None
     if moved.get("total_steps", run.total_steps) != run.total_steps and over_all_steps:
         raise BadInput("--total-steps cannot change in a run that anneals over it: only one with --anneal-steps can")
+    if given.distributed:
+        moved = {"num_devices": 1} | moved | {"distributed": True}
     return dataclasses.replace(run, **moved)
 
 

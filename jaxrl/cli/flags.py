@@ -28,7 +28,7 @@ THREADS = (
 )
 TASK = (
     *("algo", "env", "networks", "wrapper", "env_backend", "env_timeout", "on_fault", "num_envs"),
-    *("updates_per_call", "num_devices"),
+    *("updates_per_call", "num_devices", "distributed"),
     *("total_steps", "seed", "num_seeds", "sweep"),
 )
 OUTPUT = "checkpoint_every", "log_every", "run_dir", "init_from", "resume"

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import jaxrl
+from jaxrl.cli import parent
 from jaxrl.cli.arguments import gathered, parse, parse_run, with_loggers, with_threads, with_value
 from jaxrl.cli.next_steps import next_steps
 from jaxrl.cli.startup import (
@@ -23,10 +24,11 @@ from jaxrl.cli.startup import (
     current_folder_first,
     import_jax,
     no_exit_of_others,
+    no_signal_lost,
     nothing_collected,
     prepare_jax,
 )
-from jaxrl.errors import BadInput, EnvironmentLost, NotSaved, TrialsFail
+from jaxrl.errors import BadInput, EnvironmentLost, NotSaved, ProcessLost, TrialsFail
 from jaxrl.output import say
 
 if TYPE_CHECKING:
@@ -99,17 +101,27 @@ def train_command(argv: Sequence[str] | None = None, prog: str = "train.py", onl
       only_check: whether to end where training would begin: nothing is written.
 
     Returns:
-      The exit code: 0 done, 1 an environment or disk failed, 2 bad input, 130 after Ctrl-C; SIGTERM raises SystemExit.
+      The exit code: 0 done, 1 an environment, a disk or another process failed, 2 bad input, 130 after Ctrl-C; SIGTERM
+      raises SystemExit.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    if parent.needs_parent(argv) and not only_check:
+        return parent.run_child(argv, prog)
+    return train_here(argv, prog, only_check)
+
+
+def train_here(argv: Sequence[str], prog: str, only_check: bool = False) -> int:
+    """`train_command` in this very process, also where the run is a distributed one."""
 
     def command() -> None:
         with nothing_collected():
-            words, named = with_loggers(with_threads(sys.argv[1:] if argv is None else argv))
+            words, named = with_loggers(with_threads(argv))
             import_jax()
             run = parse_run(words, prog)
             from jaxrl.loggers.named import named_loggers
             from jaxrl.runs.on_device import is_on_device
             from jaxrl.runs.sweep import is_study
+            from jaxrl.training.processes import follows
             from jaxrl.training.train import check_run, train, train_many
         if run.render and not is_on_device(run):
             check_display()
@@ -122,7 +134,9 @@ def train_command(argv: Sequence[str] | None = None, prog: str = "train.py", onl
                 _say_next(results)
                 _print_results(run, results)
             else:
-                _say_next([train(run, loggers=named_loggers(named))])
+                result = train(run, loggers=named_loggers(named))
+                if not follows(run):
+                    _say_next([result])
 
     return _run(command)
 
@@ -199,11 +213,17 @@ def _run(command: Callable[[], None]) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # Until the run is under way and has something to save.
     try:
-        with current_folder_first():
+        with no_signal_lost(), current_folder_first():
             command()
     except BadInput as error:
         return _complain(error)
-    except (EnvironmentLost, NotSaved, TrialsFail, OSError) as error:  # The last: a log, on a disk that is full.
+    except (
+        EnvironmentLost,
+        NotSaved,
+        ProcessLost,
+        TrialsFail,
+        OSError,
+    ) as error:  # The last: a log, on a disk that is full.
         _complain(error)
         return 1
     except KeyboardInterrupt:

@@ -4,12 +4,16 @@ modules. JAX is imported late, because what is set must be set before it."""
 import contextlib
 import gc
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 from jaxrl.errors import BadInput, EnvironmentLost
+
+RESEND_SECONDS = 0.05
 
 
 def prepare_jax() -> None:
@@ -77,6 +81,34 @@ def current_folder_first() -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
+
+
+@contextlib.contextmanager
+def no_signal_lost() -> Iterator[None]:
+    """Where a handler raises in a callback of the garbage collector, and JAX has one, or in a `__del__`, Python ignores
+    the exception. Then the signal is sent again, a moment later."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        kind = _asked_by(unraisable.exc_value)
+        if kind is None:
+            before(unraisable)
+        else:  # From a thread: here it would land in this very function.
+            threading.Timer(RESEND_SECONDS, os.kill, (os.getpid(), kind)).start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _asked_by(error: BaseException | None) -> int | None:
+    """The signal whose handler raises this exception, if one does."""
+    if isinstance(error, KeyboardInterrupt):
+        return signal.SIGINT
+    is_ours = isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM
+    return signal.SIGTERM if is_ours else None
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ def free_bytes() -> float:
     """Memory that the default device can still give, in bytes; infinite where nobody says."""
     import jax
 
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     return free_host_bytes()

@@ -206,6 +206,8 @@ def make_device_envs(env: Any, num_envs: int, backend: str = "jax") -> DeviceEnv
         env = find_task(env, backend)
     elif backend not in DEVICE_BACKENDS:
         raise BadInput(f"backend {backend!r} is not on the device: it must be one of {', '.join(DEVICE_BACKENDS)}")
+    elif backend != "jax":
+        raise BadInput(f"env is an environment of your own: backend must be 'jax', not {backend!r}")
     check_env(env)
     return DeviceEnvs(env, num_envs, env.time_limit, min(getattr(env, "num_first_states", 0), num_envs))
 

@@ -63,6 +63,10 @@ class RunConfig:
     num_devices: int = 1
     """Devices that share the environments, with a backend on the device, or the seeds where they divide these; else
     they must divide --num-envs."""
+    distributed: bool = False
+    """Share the run with other processes, with a backend on the device: each is given the same command, and all devices
+    of all of them share the environments. The first alone writes and prints. JAX_COORDINATOR_ADDRESS, HOST:PORT of the
+    first, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are; under SLURM and Kubernetes JAX finds that out."""
     env_timeout: float = 60.0
     """Seconds that an environment in a process of its own may take for an answer, before the run is ended."""
     on_fault: Literal["stop", "reset"] = "stop"

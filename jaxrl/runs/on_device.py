@@ -20,9 +20,9 @@ def check_on_device(run: Any) -> None:
     if not is_on_device(run):
         for name in ("env", "eval_env"):
             env = getattr(run, name)
-            if isinstance(env, DeviceEnvironment) and not isinstance(env, VectorEnv):
+            if _is_object(env):
                 raise BadInput(f"{name} is an environment for the device: env_backend must be jax")
-        for name, default in {"updates_per_call": None, "num_devices": 1}.items():
+        for name, default in {"updates_per_call": None, "num_devices": 1, "distributed": False}.items():
             if getattr(run, name) != default:
                 raise BadInput(
                     f"{name} is for environments on the device: leave it off, or env_backend must be one of "
@@ -32,15 +32,38 @@ def check_on_device(run: Any) -> None:
     here = f"with env_backend {run.env_backend}"
     if callable(run.row.loop):
         raise BadInput(f"{run.row.name} has a loop of its own, which cannot run {here}: it must be gymnasium")
-    for env, name in ((run.env, "env"), (run.eval_env, "eval_env")):
-        if isinstance(env, VectorEnv) or (callable(env) and not isinstance(env, DeviceEnvironment)):
-            raise BadInput(
-                f"{name} makes environments of Gymnasium's: {here} it must be the name of a task, or an object with "
-                "the functions reset and step"
-            )
+    _check_envs(run)
     if run.wrapper:
         raise BadInput(f"wrapper wraps environments of Gymnasium's: {here} there are none, leave one of the two off")
     if run.render:
         raise BadInput(f"render cannot show environments {here}: leave it off, and use evaluate afterwards")
     if run.eval_backend != "gymnasium":
         raise BadInput(f"eval_backend is {run.eval_backend}, but {here} evaluations run on the device: leave it off")
+    _check_distributed(run)
+
+
+def _check_envs(run: Any) -> None:
+    here = f"with env_backend {run.env_backend}"
+    for env, name in ((run.env, "env"), (run.eval_env, "eval_env")):
+        if isinstance(env, VectorEnv) or (callable(env) and not isinstance(env, DeviceEnvironment)):
+            raise BadInput(
+                f"{name} makes environments of Gymnasium's: {here} it must be the name of a task, or an object with "
+                "the functions reset and step"
+            )
+        if _is_object(env) and run.env_backend != "jax":
+            raise BadInput(f"{name} is an environment of your own: env_backend must be jax, not {run.env_backend}")
+
+
+def _check_distributed(run: Any) -> None:
+    if run.distributed and run.num_devices != 1:
+        raise BadInput(f"num_devices is {run.num_devices}, but distributed takes all devices: leave num_devices off")
+    if run.distributed and (run.num_seeds > 1 or run.sweep):
+        raise BadInput(
+            "distributed shares one run, and num_seeds and sweep stand for several: leave distributed off, and give "
+            "each process seeds of its own"
+        )
+
+
+def _is_object(env: Any) -> bool:
+    """True of an environment for the device that is no name."""
+    return isinstance(env, DeviceEnvironment) and not isinstance(env, VectorEnv)

@@ -87,7 +87,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def load_run(folder: str | Path, algorithm: Algorithm | str | None = None) -> RunConfig:
-    """The settings of the run in `folder`, set to resume it.
+    """The settings of the run in `folder`, set to resume it, by this process alone.
 
     Args:
       folder: the run's.
@@ -101,7 +101,7 @@ def load_run(folder: str | Path, algorithm: Algorithm | str | None = None) -> Ru
         record = json.loads(path.read_text())["run"]
         _check_named(record["algo"], algorithm, folder)
         run = run_from_json(record)
-        return dataclasses.replace(run, resume=str(folder), init_from=None)
+        return dataclasses.replace(run, resume=str(folder), init_from=None, distributed=False)
     except BadInput:
         raise
     except FileNotFoundError as error:
@@ -131,7 +131,7 @@ def _check_named(algo: Any, algorithm: Algorithm | str | None, folder: str | Pat
 
 # The settings that a resumed run may be given anew: none of them changes what is learned from here on.
 MAY_CHANGE = {"total_steps", "stop_return", "checkpoint_every", "log_every", "render", "env_timeout"}
-MAY_CHANGE |= {"run_dir", "init_from", "resume", "updates_per_call", "num_devices"}
+MAY_CHANGE |= {"run_dir", "init_from", "resume", "updates_per_call", "num_devices", "distributed"}
 
 
 def check_resumable(run: RunConfig, folder: Path) -> dict[str, Any]:

@@ -47,9 +47,8 @@ class DeviceEvaluator:
     def __init__(self, run: RunConfig, training_envs: Any, stops: Stops) -> None:
         self._run = run
         env = training_envs.device_envs.env if run.eval_env is None else run.eval_env
-        device_envs, self._max_steps = bounded(
-            make_device_envs(env, run.eval_episodes, run.env_backend), run.eval_max_steps
-        )
+        backend = run.env_backend if isinstance(env, str) else "jax"
+        device_envs, self._max_steps = bounded(make_device_envs(env, run.eval_episodes, backend), run.eval_max_steps)
         self.envs = RunEnvs(device_envs)
         self.was_cut = self._said_cut = False
         obs_space, action_space = self.envs.observation_space, self.envs.action_space

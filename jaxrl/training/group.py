@@ -70,6 +70,10 @@ class RunGroup:
         """The signal that asked the runs to stop, if one did."""
         return self._stops.asked_by
 
+    def ask_to_stop(self, asked_by: signal.Signals | None) -> None:
+        """Takes a signal that another process has heard as if it had come here."""
+        self._stops.asked_by = self._stops.asked_by or asked_by
+
     def begin(self) -> None:
         """Begins every run. Until then nothing is written: what is wrong with the settings of one has been said."""
         display, folders = Display(self._runs[0].total_steps), [Path(_named(run)) for run in self._runs]

@@ -1,5 +1,5 @@
 """Runs on the device: calls of several updates, and between them all that every run does on the host. Runs that differ
-in numbers only, seeds say, can be one call."""
+in numbers only, seeds say, can be one call; and one run can be that of several processes, of which the first leads."""
 
 import math
 import time
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrl.data.normalize_on_device import normalizer_on_device
 from jaxrl.envs.faults import MAX_FAULTS_PER_EPISODE, Fault
-from jaxrl.errors import EnvironmentFault
+from jaxrl.errors import EnvironmentFault, ProcessLost
 from jaxrl.runs.config import RunConfig
 from jaxrl.runs.stack import Stack, from_host, stack_on_host
 from jaxrl.runs.state import Training
@@ -21,13 +21,15 @@ from jaxrl.runs.sweep import sweepable
 from jaxrl.timer import timer
 from jaxrl.training import off_policy, on_policy
 from jaxrl.training.device_envs import RunEnvs
-from jaxrl.training.device_loops import Carry, off_policy_call, on_policy_call
+from jaxrl.training.device_loops import Carry
+from jaxrl.training.device_programs import MAX_UPDATES, Programs
 from jaxrl.training.device_report import Report, finished_episodes
 from jaxrl.training.group import RunGroup
+from jaxrl.training.processes import BEGIN, CALL, END, FAILED, GATHER, Order, Processes
 from jaxrl.training.runner import Runner
-from jaxrl.training.sharding import carry_shardings, mesh_of, sharing
+from jaxrl.training.sharding import gathered, of_first, own_part
+from jaxrl.training.signals import Stops
 
-MAX_UPDATES = 1024  # In one call, where the settings do not say how many.
 SECONDS_PER_CALL = 0.5  # Which a call takes then. Signals wait for its end, and between two a millisecond is lost.
 MAX_TRANSITIONS = 2**31 - 1  # Of each run in one call, whatever the settings say: the report counts them in int32.
 FAULT = "gave, or was given, something that is not finite"
@@ -41,14 +43,21 @@ def prepare(run: RunConfig, envs: RunEnvs) -> Training:
     return training
 
 
-def serve(runs: RunGroup) -> None:
-    """Runs each of `runs` until it has ended: all of them in one program."""
+def serve(runs: RunGroup, processes: Processes) -> None:
+    """Runs each of `runs` until it has ended: all of them in one program, which `processes` may share."""
     [group] = runs.stacked([len(list(runs))])
-    programs = _Programs(group)
     first = group[0].training
-    learner, memory, world = first.learner, first.memory, first.world
+    envs: Any = first.envs
+    programs = Programs(group[0].run, envs.device_envs, len(group))
+    learner, memory = first.learner, first.memory
+    numbers = stack_on_host([_numbers(runner.run) for runner in group])
+    with processes.ordered(Order(BEGIN)):
+        carry = programs.placed(_first_carry([(runner.run, runner.training) for runner in group]))
+        if processes.is_shared:
+            of_first(_step_of(first))
+            first.world = _Spread(carry.env_state, processes)
+    world = first.world
     assert world is not None
-    carry, numbers = programs.placed(_first_carry(group)), stack_on_host([_numbers(runner.run) for runner in group])
     pace = _Pace(group[0].run.updates_per_call)
     for runner in group:
         if memory is not None and runner.run.resume is None:
@@ -61,14 +70,16 @@ def serve(runs: RunGroup) -> None:
         count = min(pace.count, *(_updates_until_due(runner) for place, runner in going if place not in waits))
         counts: Any = np.array([count * (place not in waits) for place in range(len(group))], np.int32)
         counts = counts if waits else np.int32(count)
-        program = programs.compiled(carry, counts, numbers, is_random)
-        began = time.perf_counter()
-        with timer("device"):
-            carry, report = program(carry, counts, numbers)
-            learner.tree, world.tree = carry.state, carry.env_state
-            if memory is not None:
-                memory.tree = carry.replay
-            report, normalizer = jax.device_get((report, carry.normalizer))
+        with processes.ordered(Order(CALL, count, is_random)):
+            program = programs.compiled(carry, counts, numbers, is_random)
+            began = time.perf_counter()
+            with timer("device"):
+                carry, report = program(carry, counts, numbers)
+                learner.tree, world.tree = own_part(carry.state), carry.env_state
+                if memory is not None:
+                    memory.tree = own_part(carry.replay)
+                report, normalizer = jax.device_get(own_part((report, carry.normalizer)))
+        runs.ask_to_stop(processes.asked_by)
         pace.took(count, time.perf_counter() - began)
         parts = [(report, normalizer)] if len(group) == 1 else _split((report, normalizer), len(group))
         faults = []
@@ -80,19 +91,69 @@ def serve(runs: RunGroup) -> None:
             raise faults[0]
 
 
+def follow(run: RunConfig, envs: RunEnvs) -> tuple[Training, int]:
+    """Makes the calls that the first process of a distributed run makes, until that ends.
+
+    Returns:
+      Where the run has ended, and the number of the signal that has stopped it, or 0.
+
+    Raises:
+      ProcessLost: another process is not there any more, or the first has failed.
+    """
+    training, programs, numbers = prepare(run, envs), Programs(run, envs.device_envs, 1), _numbers(run)
+    processes, step = Processes(run), _step_of(training)
+    carry: Any = None
+    with Stops() as stops:
+        while True:
+            with processes.heard(stops.asked_by) as order:
+                if order.kind == BEGIN:
+                    carry, step = programs.placed(_first_carry([(run, training)])), of_first(step)
+                elif order.kind == CALL:
+                    call = carry, np.int32(order.num_updates), numbers
+                    carry, report = programs.compiled(*call, bool(order.is_random))(*call)
+                    step = step + jax.device_get(own_part(report.steps)).sum()  # Waits for the end of the call.
+                elif order.kind == GATHER:
+                    jax.block_until_ready(gathered(carry.env_state))
+                else:
+                    assert order.kind == END
+                    break
+    if order.ended_by == FAILED:
+        raise ProcessLost("the first process of the run has failed, and says why")
+    training.learner, training.step = Stack([own_part(carry.state)]), int(step[0])
+    normalizer = jax.device_get(own_part(carry.normalizer))
+    training.normalizer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), normalizer)
+    return training, order.ended_by
+
+
+class _Spread(Stack):
+    """The environments of a run, which lie on the devices of several processes: read, they are gathered."""
+
+    def __init__(self, env_state: Any, processes: Processes) -> None:
+        super().__init__([env_state])
+        self._processes = processes
+
+    def __getitem__(self, place: int) -> Any:
+        with self._processes.ordered(Order(GATHER)):
+            return jax.block_until_ready(gathered(self.tree))
+
+
+def _step_of(training: Training) -> np.ndarray:
+    return np.array([training.step], np.int64)
+
+
 def _split(tree: Any, size: int) -> list[Any]:
     """The trees of a stack that was fetched."""
     return [jax.tree.map(lambda leaf, place=place: leaf[place], tree) for place in range(size)]
 
 
-def _first_carry(group: Sequence[Runner]) -> Carry:
+def _first_carry(group: Sequence[tuple[RunConfig, Training]]) -> Carry:
     """The carry of the first call: where each run begins, or goes on."""
-    training = group[0].training
-    normalizer = from_host(normalizer_on_device)(stack_on_host([runner.training.normalizer for runner in group]))
+    training = group[0][1]
+    normalizer = from_host(normalizer_on_device)(stack_on_host([each.normalizer for _, each in group]))
     replay, key = None, None
     if training.memory is not None:
         replay = training.memory.tree
-        key = Stack([stream_key(runner.run.seed, SAMPLING) for runner in group]).tree
+        key = Stack([stream_key(run.seed, SAMPLING) for run, _ in group]).tree
     assert training.world is not None
     return Carry(training.learner.tree, training.world.tree, normalizer, replay, key)
 
@@ -152,40 +213,6 @@ def _tell(runner: Runner, report: Report, has_learned: bool) -> list[Environment
     envs.failed = True
     text = f"{FAULT}, and was reset for a fault {worst.max()} times without finishing an episode"
     return [EnvironmentFault(int(worst.argmax()), text, 0)]
-
-
-class _Programs:
-    """The compiled calls of runs that differ in numbers only, each for so many of them at once as are in `group`."""
-
-    def __init__(self, group: Sequence[Runner]) -> None:
-        self._run, self._size = group[0].run, len(group)
-        envs: Any = group[0].training.envs
-        self._envs, self._mesh = envs.device_envs, mesh_of(self._run.num_devices)
-        self._compiled: dict[tuple[bool, int], Any] = {}
-
-    def placed(self, carry: Carry) -> Carry:
-        """The carry on the devices that share it."""
-        return carry if self._mesh is None else jax.device_put(carry, carry_shardings(carry, self._mesh, self._size))
-
-    def compiled(self, carry: Carry, counts: Any, numbers: Any, is_random: bool) -> Any:
-        """The program, compiled when it is first asked for. `counts` is one number of updates for all runs, or `(S,)`,
-        one for each: that is a program of its own, because it is slower."""
-        kind = is_random, np.ndim(counts)
-        if kind not in self._compiled:
-            run, most = self._run, max(self._run.updates_per_call or 1, MAX_UPDATES)
-            if run.row.loop == "on_policy":
-                call = on_policy_call(run, self._envs, most)
-            else:
-                call = off_policy_call(run, self._envs, most, is_random)
-            if self._size > 1:
-                call = jax.vmap(call, in_axes=(0, 0 if np.ndim(counts) else None, 0))
-            # The result lies where the next call takes it.
-            where = None if self._mesh is None else (carry_shardings(carry, self._mesh, self._size), None)
-            jitted = jax.jit(call, donate_argnums=0, out_shardings=where)
-            with timer("compile"), sharing(self._mesh, self._size):
-                program = from_host(jitted.lower)(carry, counts, numbers).compile()
-            self._compiled[kind] = from_host(program)
-        return self._compiled[kind]
 
 
 class _Pace:

@@ -28,6 +28,7 @@ from jaxrl.training import off_policy, on_device, on_policy
 from jaxrl.training.device_envs import make_run_envs
 from jaxrl.training.group import RunGroup
 from jaxrl.training.own_algorithm import check_algorithm
+from jaxrl.training.processes import Processes, follows, join
 from jaxrl.training.runner import Runner
 from jaxrl.training.scheduler import Loop, prepare, programs, serve
 from jaxrl.training.sharding import check_devices
@@ -102,13 +103,15 @@ def train(
         next update.
 
     Returns:
-      The result. Environments that were built here are closed; a VectorEnv that `run` brings is left open.
+      The result. Environments that were built here are closed; a VectorEnv that `run` brings is left open. In a
+      distributed run every process gets the state, and the first alone the evaluations.
 
     Raises:
       BadInput: the settings cannot work, or `loggers` holds something else; nothing has been written then. Or a step
         of which nothing can be learned, with a checkpoint saved (unless `on_fault` is "reset"); or the callback
         returned something else.
       EnvironmentLost: an environment raised, died, or gave no answer in time; a checkpoint is saved.
+      ProcessLost: of a distributed run another process has ended, or cannot be reached.
       KeyboardInterrupt, SystemExit: after Ctrl-C, or SIGTERM or SIGHUP (exit codes 143 and 129), once a checkpoint is
         saved.
     """
@@ -171,7 +174,7 @@ def check_run(run: RunConfig) -> None:
     check_device()
     envs = _envs_of(run)
     try:
-        with _group([run], None if is_on_device(run) else _loop_of(run), [envs]):
+        with RunGroup([run], _prepared([run], [envs]), run.row.metrics):
             pass
     finally:
         envs.close()
@@ -203,21 +206,35 @@ def _train(
     may move the working folder at any time."""
     for run in runs:
         check_settings(run)
+    if runs[0].distributed:
+        join(runs[0])
     check_device()
     all_envs: list[Envs] = []
     try:
         for run in runs:
             all_envs.append(_envs_of(run))
-        group = train_in(runs, all_envs, callback, here, loggers)
+        if follows(runs[0]):
+            results, stopped_by = _followed(runs[0], all_envs[0])
+        else:
+            group = train_in(runs, all_envs, callback, here, loggers)
+            results, stopped_by = [_result(runner) for runner in group], group.stopped_by
     finally:
         for envs in all_envs:
             if not isinstance(runs[0].env, VectorEnv):  # One that the user has built is the user's to close.
                 envs.close()
-    if group.stopped_by is signal.SIGINT:
+    if stopped_by == signal.SIGINT:
         raise KeyboardInterrupt
-    if group.stopped_by is not None:
-        raise SystemExit(128 + group.stopped_by)
-    return [_result(runner) for runner in group]
+    if stopped_by is not None:
+        raise SystemExit(128 + stopped_by)
+    return results
+
+
+def _followed(run: RunConfig, envs: Any) -> tuple[list[Result], int | None]:
+    """The result of a run that another process leads, and the signal that has stopped it."""
+    check_devices(run, 1)
+    training, stopped_by = on_device.follow(run, envs)
+    folder = Path(run.resume or run.run_dir or "")
+    return [Result(training.state, training.normalizer, [], training.step, folder, run)], stopped_by or None
 
 
 def _envs_of(run: RunConfig) -> Envs:
@@ -241,31 +258,27 @@ def train_in(
     Returns:
       The runners, once their runs are over.
     """
-    loop = None if is_on_device(runs[0]) else _loop_of(runs[0])
-    with _group(runs, loop, all_envs, callback, here, loggers) as group:
-        group.begin()
-        if loop is None:
-            on_device.serve(group)
-        else:
-            serve(group, loop)
+    trainings = _prepared(runs, all_envs)
+    with Processes(runs[0]) as processes:
+        with RunGroup(runs, trainings, runs[0].row.metrics, callback, here, loggers) as group:
+            group.begin()
+            if is_on_device(runs[0]):
+                on_device.serve(group, processes)
+            else:
+                serve(group, _loop_of(runs[0]))
+        processes.stopped_by = group.stopped_by
     return group
 
 
-def _group(
-    runs: Sequence[RunConfig],
-    loop: Loop | None,
-    all_envs: Sequence[Envs],
-    callback: Callback | None = None,
-    here: Path = Path(),
-    loggers: Sequence[Sequence[Logger]] = (),
-) -> RunGroup:
-    """The runs, checked and ready to begin; a `loop` of None is that on the device."""
-    if loop is None:
+def _prepared(runs: Sequence[RunConfig], all_envs: Sequence[Envs]) -> list[Training]:
+    """Where the runs begin, once it is known that they can."""
+    begin: Callable[..., Training] = _loop_of(runs[0]).prepare
+    if is_on_device(runs[0]):
         check_devices(runs[0], len(runs))
-    begin: Callable[..., Training] = on_device.prepare if loop is None else loop.prepare
+        begin = on_device.prepare
     trainings = [begin(run, envs) for run, envs in zip(runs, all_envs, strict=True)]
     check_algorithm(runs[0], trainings[0])
-    return RunGroup(runs, trainings, runs[0].row.metrics, callback, here, loggers)
+    return trainings
 
 
 def _result(runner: Runner) -> Result:

@@ -159,3 +159,29 @@ def test_the_last_layers_of_actors_are_turned():
     for actor in (ppo.actor, ddpg.actor):
         gradient = jax.grad(lambda params, actor=actor: actor.apply_fn(params, jnp.ones((5, 3))).mode().sum())
         assert barriers(gradient, actor.params) == 2
+
+
+def decomposed(jaxpr):
+    """The shapes of all matrices whose decomposition a program and those inside it ask for."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("geqrf", "qr", "householder_product"):
+            yield equation.invars[0].aval.shape
+        for part in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(part, "jaxpr", part)
+            if hasattr(inner, "eqns"):
+                yield from decomposed(inner)
+
+
+def test_networks_of_several_seeds_are_decomposed_one_by_one():
+    """Of several matrices at once JAX on a CPU may wait for ever."""
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def begin(key):
+        return ppo_init(key, PPOConfig(hidden_sizes=(8,)), OBSERVATIONS, spaces.Discrete(2)).actor.params
+
+    shapes = list(decomposed(jax.make_jaxpr(jax.vmap(begin))(keys).jaxpr))
+    assert shapes and all(len(shape) == 2 for shape in shapes)
+    batched = jax.make_jaxpr(jax.vmap(jnp.linalg.qr))(np.ones((3, 4, 2))).jaxpr
+    assert (3, 4, 2) in decomposed(batched)
+    together, alone = jax.jit(jax.vmap(begin))(keys), jax.jit(begin)(keys[1])
+    jax.tree.map(lambda all_of_them, one: np.testing.assert_array_equal(all_of_them[1], one), together, alone)

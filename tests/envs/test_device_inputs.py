@@ -38,6 +38,7 @@ def test_names_that_are_none():
         backend="brax",
     )
     refused(Noisy(), "backend 'brax' is not on the device", backend="brax")
+    refused(Noisy(), "env is an environment of your own: backend must be 'jax', not 'gymnax'", backend="gymnax")
 
 
 @pytest.mark.parametrize("num_envs", [0, -3, 2.0, True, "4"])

@@ -15,12 +15,19 @@ FOLDER = Path(__file__).parents[2] / "experiments" / "notebooks"
 SMALL = {
     "cartpole": {"STEPS = 100_000": "STEPS = 3_000", "SEEDS = 3": "SEEDS = 2", "eval_every=10_000": "eval_every=1_000"},
     "ddpg_update": {},
+    # A task that is built in: gymnax wants older packages than those of the other tests.
+    "on_device": {
+        'BACKEND, TASK = "gymnax", "Breakout-MinAtar"\nSEEDS = 2\nUPDATES = 100\nNUM_ENVS, NUM_STEPS = 64, 64': (
+            'BACKEND, TASK = "jax", "CartPole-v1"\nSEEDS = 2\nUPDATES = 3\nNUM_ENVS, NUM_STEPS = 8, 64'
+        )
+    },
     "own_loop": {"UPDATES = 100": "UPDATES = 3"},
     "read_study": {},
 }
 SHOWN = {
     "cartpole": "done: 3,",
     "ddpg_update": "critic's target  furthest apart",
+    "on_device": "seed 1: mean return",
     "own_loop": "10 episodes without noise",
     "read_study": "of the pairs",
 }

@@ -18,7 +18,19 @@ import pytest
 from device_tasks import WITH_FAULTS, ScriptedOnDevice
 from left_behind import tables
 
-from jaxrl import BadInput, RunConfig, behaviour_policy, collect, load_policy, make_device_envs, train, train_many
+from jaxrl import (
+    BadInput,
+    PPOConfig,
+    RunConfig,
+    behaviour_policy,
+    collect,
+    load_policy,
+    make_device_envs,
+    ppo_init,
+    ppo_update,
+    train,
+    train_many,
+)
 from jaxrl.cli.arguments import parse_run
 from jaxrl.cli.main import evaluate_command, train_command
 from jaxrl.data.normalize import normalizer_init
@@ -201,6 +213,49 @@ def test_seeds_are_one_program_and_each_ends_as_alone(float64, tmp_path):
     assert not np.allclose(*(numbers(results[seed].state.actor.params)[1] for seed in (0, 2)))
 
 
+def begun_alone(key):
+    """Where a seed of a loop of one's own begins."""
+    envs, (first, second) = make_device_envs("CartPole-v1", 8), jax.random.split(key)
+    agent = PPOConfig(hidden_sizes=(8,), num_epochs=1, num_minibatches=2)
+    return ppo_init(first, agent, envs.observation_space, envs.action_space), envs.reset(second)
+
+
+def collected(state, env_state):
+    return collect(make_device_envs("CartPole-v1", 8), env_state, behaviour_policy("ppo", state), 16)
+
+
+def ten_updates(key):
+    def update(carry, _):
+        state, env_state = carry
+        env_state, rollout = collected(state, env_state)
+        state, _ = ppo_update(state, rollout)
+        return (state, env_state), None
+
+    return jax.lax.scan(update, begun_alone(key), length=10)[0]
+
+
+def assert_each_is_as_alone(together, alone, tolerance):
+    for seed, one in enumerate(alone):
+        assert_close(jax.tree.map(lambda leaf, seed=seed: leaf[seed], together), one, tolerance)
+
+
+def test_sixteen_seeds_by_vmap_are_sixteen_alone(float64):
+    keys = jax.random.split(jax.random.key(0), 16)
+    alone = [jax.jit(ten_updates)(key) for key in keys]
+    assert_each_is_as_alone(jax.jit(jax.vmap(ten_updates))(keys), alone, 1e-8)
+    assert int(alone[0][0].num_updates) == 10
+    assert not np.allclose(*(numbers(state.actor.params)[1] for state, _ in alone[:2]), atol=1e-5)
+
+
+def test_sixteen_updates_by_vmap_are_sixteen_alone_in_float32():
+    """From the same rollouts: with rollouts of their own, an episode soon ends a step sooner or later."""
+    states, env_states = jax.jit(jax.vmap(begun_alone))(jax.random.split(jax.random.key(0), 16))
+    _, rollouts = jax.jit(jax.vmap(collected))(states, env_states)
+    update = jax.jit(lambda state, rollout: ppo_update(state, rollout)[0])
+    each = [jax.tree.map(lambda leaf, seed=seed: leaf[seed], (states, rollouts)) for seed in range(16)]
+    assert_each_is_as_alone(jax.jit(jax.vmap(update))(states, rollouts), [update(*one) for one in each], 1e-5)
+
+
 TRAIN = [sys.executable, "-m", "jaxrl.cli.main", "train"]
 
 
@@ -315,3 +370,7 @@ def test_an_environment_of_ones_own_is_an_object(tmp_path):
         train(RunConfig.of("ppo", ScriptedOnDevice(WITH_FAULTS)))
     with pytest.raises(BadInput, match="env makes environments of Gymnasium's"):
         train(RunConfig.of("ppo", lambda: None, env_backend="jax"))
+    with pytest.raises(BadInput, match="env is an environment of your own: env_backend must be jax, not gymnax"):
+        train(RunConfig.of("ppo", ScriptedOnDevice(WITH_FAULTS), env_backend="gymnax"))
+    with pytest.raises(BadInput, match="eval_env is an environment of your own: env_backend must be jax, not envelope"):
+        train(RunConfig.of("ppo", "a::b", eval_env=ScriptedOnDevice(WITH_FAULTS), env_backend="envelope"))
