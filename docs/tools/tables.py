@@ -215,9 +215,10 @@ def redrawn(page: str) -> str:
     def table(found: re.Match[str]) -> str:
         kind, *words = shlex.split(found[2])
         files = [ROOT / word if word.endswith((".csv", ".json")) else word for word in words]
-        return found[1].rstrip("\n") + "\n\n" + KINDS[kind](*files)
+        after = "" if found[3] else "\n"  # Where there was no table yet, its place was an empty line.
+        return found[1].rstrip("\n") + "\n\n" + KINDS[kind](*files) + after
 
-    return MARKED.sub(table, page)
+    return MARKED.sub(table, page).rstrip("\n") + "\n"
 
 
 def main() -> int:

@@ -135,6 +135,8 @@ def test_the_pages_are_as_their_command_redraws_them(page):
     assert tables.redrawn(text) == text
     forged = tables.MARKED.sub(lambda found: found[1] + found[3].replace("1", "2"), text)
     assert forged != text and tables.redrawn(forged) == text
+    bare = tables.MARKED.sub(lambda found: f"<!-- table: {found[2]} -->\n", text)  # No table is there yet.
+    assert len(bare) < len(text) and tables.redrawn(bare) == text
     # No other table has figures: each is under its mark, or says in words what was tried.
     heads = re.findall(r"(?m)^(\|.*\|)\n\|-", tables.MARKED.sub("", text))
     assert heads == UNMARKED[page]
