@@ -134,8 +134,8 @@ MUTATIONS = {
     "nothing, the control": ("", ""),
     "final_obs dropped": ("            next_obs = self._with_final(infos, ended)", "            pass"),
     "flags merged": (
-        "return Transition(obs, action, _narrowed(reward), next_obs, terminated, truncated, valid)",
-        "return Transition(obs, action, _narrowed(reward), next_obs, terminated | truncated, truncated, valid)",
+        "return Transition(obs, action, narrowed(reward), next_obs, terminated, truncated, valid)",
+        "return Transition(obs, action, narrowed(reward), next_obs, terminated | truncated, truncated, valid)",
     ),
     "ignored row kept": ("            valid = ~self._ended\n", "            valid = np.ones(self.num_envs, bool)\n"),
     "last observation not copied": ("            obs = copy.deepcopy(obs)\n", "            pass\n"),
