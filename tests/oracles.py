@@ -58,12 +58,18 @@ class Adam:
             params[i] = params[i] - self.rate * m / (np.sqrt(v) + 1e-8)
 
 
+def each_of(params):
+    """The parameters of each network, of those of several with a leading axis."""
+    leaves, structure = jax.tree.flatten(params)
+    return [jax.tree.unflatten(structure, each) for each in zip(*leaves, strict=True)]
+
+
 class TwinCritics:
     """Two critics on `[s, a]` with targets, and the step that both take towards one target."""
 
     def __init__(self, state):
         self.online, self.slow = (
-            [Net(each) for each in part] for part in (state.critic.params, state.critic.target_params)
+            [Net(each) for each in each_of(part)] for part in (state.critic.params, state.critic.target_params)
         )
         self.adam = [Adam(net.params, float(state.config.critic_learning_rate)) for net in self.online]
 

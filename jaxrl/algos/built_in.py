@@ -15,7 +15,6 @@ from jaxrl.algos.networks import (
     CategoricalActor,
     DeterministicActor,
     GaussianActor,
-    JoinedActionValue,
     MultiCategoricalActor,
     SquashedGaussianActor,
     Value,
@@ -54,21 +53,21 @@ def ddpg_networks(config: Any, action_space: spaces.Space) -> Networks:
     """DDPG's actor and its critic, where the action joins after the first layer."""
     dtype = jnp.result_type(float)
     actor = DeterministicActor(config.hidden_sizes, *bounds(action_space), dtype)
-    return actor, ActionValue(config.hidden_sizes, dtype)
+    return actor, ActionValue(config.hidden_sizes, 1, dtype)
 
 
 def td3_networks(config: Any, action_space: spaces.Space) -> Networks:
-    """TD3's actor and one of its critics."""
+    """TD3's actor and one of its critics, where the action joins at the input."""
     dtype = jnp.result_type(float)
     actor = DeterministicActor(config.hidden_sizes, *bounds(action_space), dtype)
-    return actor, JoinedActionValue(config.hidden_sizes, dtype)
+    return actor, ActionValue(config.hidden_sizes, 0, dtype)
 
 
 def sac_networks(config: Any, action_space: spaces.Space) -> Networks:
-    """SAC's actor and one of its critics."""
+    """SAC's actor and one of its critics, where the action joins at the input."""
     dtype = jnp.result_type(float)
     actor = SquashedGaussianActor(config.hidden_sizes, *bounds(action_space), dtype)
-    return actor, JoinedActionValue(config.hidden_sizes, dtype)
+    return actor, ActionValue(config.hidden_sizes, 0, dtype)
 
 
 def check_twin_critics(config: Any, observation_space: spaces.Space, action_space: spaces.Space, heads: int) -> None:

@@ -3,7 +3,7 @@ each step, and no step that is not finite; and target parameters, which follow s
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self, TypeVar
 
 import flax.linen as nn
@@ -36,13 +36,17 @@ class Apply:
 
 
 @dataclasses.dataclass(frozen=True)
-class ApplyTwice(Apply):
-    """The same for a pair of critics: `(params, obs, action) -> (2, B)`, where `params` holds those of each."""
+class ApplyEach(Apply):
+    """The same for several networks of one kind: every array of `params` has a leading axis of networks, `(N, ...)`,
+    and so has the output. Of two critics together a product takes less time than two of one critic."""
 
-    def __call__(self, params: Any, *inputs: Array) -> Array:
-        """The values of both."""
-        values: list[Any] = [self.module.apply(each, *inputs) for each in params]
-        return jnp.stack(values)
+    def __call__(self, params: Any, *inputs: Array) -> Any:
+        """The output of each network for the same inputs: of critics, `(N, B)`."""
+        return jax.vmap(self.module.apply, in_axes=(0, *[None] * len(inputs)))(params, *inputs)
+
+    def init(self, keys: Iterable[Array], *inputs: Array) -> Any:
+        """The variables of one network for each key. Each is made by itself, as it would be alone."""
+        return jax.tree.map(lambda *each: jnp.stack(each), *(self.module.init(key, *inputs) for key in keys))
 
 
 class BoxTask(NamedTuple):

@@ -164,35 +164,22 @@ class DeterministicActor(nn.Module):
 
 
 class ActionValue(nn.Module):
-    """Observations `(..., S)` and actions `(..., A)` to values `(...)`: ReLU layers, the action joins after the first.
-    All weights and biases start from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+    """Observations `(..., S)` and actions `(..., A)` to values `(...)`: ReLU layers; the action joins what enters the
+    one numbered `joins`, 0 the first. All weights and biases start from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
 
     hidden_sizes: tuple[int, ...]
+    joins: int
     dtype: Any
 
     @nn.compact
     def __call__(self, obs: Array, action: Array) -> Array:
-        first, second, *others = self.hidden_sizes
-        x = nn.relu(_uniform_dense(first, obs.shape[-1], self.dtype, "Dense_0")(obs))
-        x = nn.relu(JoiningDense(second, self.dtype, name="Dense_1")(x, action))
-        for i, width in enumerate(others, start=2):
-            x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype, f"Dense_{i}")(x))
+        x = obs
+        for i, width in enumerate(self.hidden_sizes):
+            if i == self.joins:
+                x = nn.relu(JoiningDense(width, self.dtype, name=f"Dense_{i}")(x, action))
+            else:
+                x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype, f"Dense_{i}")(x))
         return _uniform_dense(1, x.shape[-1], self.dtype, f"Dense_{len(self.hidden_sizes)}")(x)[..., 0]
-
-
-class JoinedActionValue(nn.Module):
-    """Observations `(..., S)` and actions `(..., A)` to values `(...)`: ReLU layers, both joined at the input.
-    All weights and biases start from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-
-    hidden_sizes: tuple[int, ...]
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, obs: Array, action: Array) -> Array:
-        x = jnp.concatenate([obs, action], axis=-1)
-        for width in self.hidden_sizes:
-            x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype)(x))
-        return _uniform_dense(1, x.shape[-1], self.dtype)(x)[..., 0]
 
 
 class SquashedGaussianActor(nn.Module):

@@ -18,7 +18,7 @@ from jax import Array
 
 from jaxrl.algos.built_in import sac_networks
 from jaxrl.algos.checks import bounds, check_batch_widths, check_key, check_kind, check_width, strong, with_numbers
-from jaxrl.algos.learner import Apply, ApplyTwice, BoxTask, Learner, TargetLearner, adam, apply_gradients, polyak_update
+from jaxrl.algos.learner import Apply, ApplyEach, BoxTask, Learner, TargetLearner, adam, apply_gradients, polyak_update
 from jaxrl.algos.own_networks import check_action_value, check_sampler, checked_networks
 from jaxrl.algos.sac_config import RANGES, SACConfig, check_config
 from jaxrl.data.batch import mask_invalid
@@ -235,7 +235,7 @@ def _fresh_state(key: Array, config: SACConfig, actor: nn.Module, critic: nn.Mod
     actor_key, *critic_keys, key = jax.random.split(key, 4)
     dtype, tx = jnp.result_type(float), adam(ADAM_EPS, flat=False)
     obs, action = jnp.zeros((1, task.obs_dim), dtype), jnp.zeros((1, task.action_dim), dtype)
-    critics = tuple(critic.init(each, obs, action) for each in critic_keys)
+    critics = ApplyEach(critic)
     temperature = None
     if config.alpha_learning_rate is not None:
         log_alpha: Any = jnp.log(config.initial_alpha)
@@ -244,7 +244,7 @@ def _fresh_state(key: Array, config: SACConfig, actor: nn.Module, critic: nn.Mod
         temperature = TrainState(jnp.zeros((), jnp.int32), no_network, log_alpha, tx, tx.init(log_alpha))
     return SACState(
         actor=Learner.fresh(Apply(actor), actor.init(actor_key, obs), tx),
-        critic=TargetLearner.fresh(ApplyTwice(critic), critics, tx),
+        critic=TargetLearner.fresh(critics, critics.init(critic_keys, obs, action), tx),
         temperature=temperature,
         key=key,
         num_updates=jnp.zeros((), jnp.int32),

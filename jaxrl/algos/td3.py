@@ -30,7 +30,7 @@ from jaxrl.algos.checks import (
     strong,
     with_numbers,
 )
-from jaxrl.algos.learner import Apply, ApplyTwice, BoxTask, TargetLearner, adam, apply_gradients, polyak_update
+from jaxrl.algos.learner import Apply, ApplyEach, BoxTask, TargetLearner, adam, apply_gradients, polyak_update
 from jaxrl.algos.networks import as_policy
 from jaxrl.algos.own_networks import check_action_value, check_actions, checked_networks
 from jaxrl.data.batch import mask_invalid
@@ -215,7 +215,8 @@ def td3_update(state: TD3State, batch: Transition) -> tuple[TD3State, dict[str, 
     # Actor: climb the first of the new critics. Then all targets follow. Both only where the delay is over.
     def actor_loss_fn(params: Any) -> Array:
         action = as_policy(actor.apply_fn(params, batch.obs)).action
-        return -weighted_mean(critic.apply_fn(new_critic.params, batch.obs, action)[0], weight)
+        first = jax.tree.map(lambda each: each[:1], new_critic.params)
+        return -weighted_mean(critic.apply_fn(first, batch.obs, action)[0], weight)
 
     def delayed_step() -> tuple[Any, ...]:
         loss, grads = jax.value_and_grad(actor_loss_fn)(actor.params)
@@ -274,10 +275,10 @@ def _fresh_state(key: Array, config: TD3Config, actor: nn.Module, critic: nn.Mod
     actor_key, *critic_keys, key = jax.random.split(key, 4)
     dtype, tx = jnp.result_type(float), adam(ADAM_EPS, flat=False)
     obs, action = jnp.zeros((1, task.obs_dim), dtype), jnp.zeros((1, task.action_dim), dtype)
-    critics = tuple(critic.init(each, obs, action) for each in critic_keys)
+    critics = ApplyEach(critic)
     return TD3State(
         actor=TargetLearner.fresh(Apply(actor), actor.init(actor_key, obs), tx),
-        critic=TargetLearner.fresh(ApplyTwice(critic), critics, tx),
+        critic=TargetLearner.fresh(critics, critics.init(critic_keys, obs, action), tx),
         key=key,
         num_updates=jnp.zeros((), jnp.int32),
         config=config,

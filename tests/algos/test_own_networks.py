@@ -182,7 +182,7 @@ def test_two_critics_are_made_of_one_module_each_with_a_key_of_its_own(algo):
     values = state.critic.apply_fn(state.critic.params, jnp.float32(data.obs), jnp.float32(data.action))
     assert values.shape == (2, B)
     assert not np.allclose(values[0], values[1])
-    one = Q().apply(state.critic.params[0], jnp.float32(data.obs), jnp.float32(data.action))
+    one = Q().apply(jax.tree.map(lambda x: x[0], state.critic.params), jnp.float32(data.obs), jnp.float32(data.action))
     np.testing.assert_allclose(values[0], one, rtol=1e-5, atol=1e-6)
 
 

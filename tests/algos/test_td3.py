@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from batches import ACTIONS, OBSERVATIONS, A, S, random_batch
-from oracles import Adam, Net, TwinCritics, assert_equal, assert_near
+from oracles import Adam, Net, TwinCritics, assert_equal, assert_near, each_of
 
 from jaxrl import BadInput, TD3Config, td3_act, td3_init, td3_update
 from jaxrl.algos.td3 import METRICS
@@ -94,8 +94,8 @@ def test_a_hundred_updates_are_those_of_the_paper(config, float64):
     assert_near(state.actor.params, oracle.actor, 1e-8)
     assert_near(state.actor.target_params, oracle.actor_target, 1e-8)
     for i in range(2):
-        assert_near(state.critic.params[i], oracle.critics.online[i], 1e-8)
-        assert_near(state.critic.target_params[i], oracle.critics.slow[i], 1e-8)
+        assert_near(each_of(state.critic.params)[i], oracle.critics.online[i], 1e-8)
+        assert_near(each_of(state.critic.target_params)[i], oracle.critics.slow[i], 1e-8)
 
 
 def test_noise_that_is_not_clipped_and_targets_that_move_each_time_would_be_noticed(float64):
@@ -124,13 +124,13 @@ def test_noise_that_is_not_clipped_and_targets_that_move_each_time_would_be_noti
 
 def test_with_equal_critics_no_noise_and_no_delay_the_target_is_ddpgs(float64):
     state = fresh(SMALL.replace(policy_noise=0.0, policy_delay=1))
-    first, _ = state.critic.params
-    state = state.replace(critic=state.critic.replace(params=(first, first), target_params=(first, first)))
+    both = jax.tree.map(lambda each: each[jnp.array([0, 0])], state.critic.params)
+    state = state.replace(critic=state.critic.replace(params=both, target_params=both))
     rows = batch()
     next_action = state.actor.apply_fn(state.actor.target_params, rows.next_obs).action
-    next_value = state.critic.apply_fn((first, first), rows.next_obs, next_action)[1]
+    next_value = state.critic.apply_fn(both, rows.next_obs, next_action)[1]
     target = td_target(jnp.asarray(rows.reward), next_value, jnp.asarray(rows.terminated), 0.99)
-    value = state.critic.apply_fn((first, first), rows.obs, rows.action)[0]
+    value = state.critic.apply_fn(both, rows.obs, rows.action)[0]
     _, metrics = update(state, rows)
     np.testing.assert_allclose(metrics["critic_loss"], 2 * np.square(value - target).mean(), rtol=1e-12)
 
