@@ -142,6 +142,12 @@ def test_the_pages_are_as_their_command_redraws_them(page):
     assert heads == UNMARKED[page]
 
 
+def test_the_tests_that_a_page_names_are_there():
+    for row in read_rows(ROOT / "experiments" / "results" / "oracles.csv"):
+        file, name = row["test"].strip("`").split("::")
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), row["test"]
+
+
 def test_a_page_that_cannot_be_redrawn_is_named(tmp_path, monkeypatch, capsys):
     (page := tmp_path / "page.md").write_text("<!-- table: ends no.csv -->\n\n| a |\n")
     monkeypatch.setattr(sys, "argv", ["tables.py", str(page)])
