@@ -5,18 +5,23 @@ one would use instead.
     python experiments/benchmarks/benchmark.py envs      # environments alone, by backend
     python experiments/benchmarks/benchmark.py train     # whole runs: speed, start, memory, many environments and runs
     python experiments/benchmarks/benchmark.py profile   # where a run's time goes
+    python experiments/benchmarks/benchmark.py device    # the whole loop on the device, beside rejax
     python experiments/benchmarks/benchmark.py peers     # Stable-Baselines3 and SBX on the same jobs, in turn
     python experiments/benchmarks/benchmark.py compare OLD.json NEW.json
 
 Each prints Markdown tables, medians of `--repeats` rounds in which everything that is compared takes its turn, and with
 `--out FOLDER` leaves them there as NAME.md and NAME.json. `compare` sets two such files side by side. `peers` makes a
-virtual environment of its own, `.venv-peers`, unless `--python` names an interpreter that has the two libraries.
+virtual environment of its own, `.venv-peers`, unless `--python` names an interpreter that has the two libraries. Rejax
+needs an older gymnax, and so an environment of its own, too, whose interpreter `--rejax` names:
+
+    python -m venv .venv-rejax && .venv-rejax/bin/pip install -c constraints.txt rejax==0.1.3 gymnax==0.0.9
 """
 
 import json
 from pathlib import Path
 
 import timed_kernels
+import timed_on_device
 import timed_parts
 import timed_rest
 import timed_runs
@@ -61,10 +66,16 @@ def main() -> None:
     """Reads the command line."""
     parser = Parser(description=__doc__)
     commands = parser.add_subparsers(required=True, dest="name")
-    for name in (*COMMANDS, "peers"):
+    for name in (*COMMANDS, "device", "peers"):
         added = commands.add_parser(name)
         added.add_argument("--repeats", type=int, default=3)
         added.add_argument("--out", type=Path, help="folder for NAME.md and NAME.json")
+        if name == "device":
+            added.add_argument("--rejax", help="an interpreter that has rejax; without it, ours alone")
+            sizes = list(timed_on_device.UPDATES)
+            added.add_argument(
+                "--envs", type=int, nargs="+", default=sizes, choices=sizes, help="how many environments"
+            )
     added.add_argument("--python", help="an interpreter with torch, stable-baselines3 and sbx-rl")
     added.add_argument(
         "--jobs", nargs="+", default=PEER_JOBS, choices=PEER_JOBS, metavar="JOB", help=", ".join(PEER_JOBS)
@@ -89,6 +100,8 @@ def main() -> None:
             parser.error(f"--out {given.out} cannot be made: {error.strerror}")
     if given.name == "peers":
         tables = timed_runs.peers(given.repeats, given.python, given.jobs, given.ours)
+    elif given.name == "device":
+        tables = timed_on_device.device(given.repeats, given.rejax, given.envs)
     else:
         tables = COMMANDS[given.name](given.repeats)
     text = f"`python experiments/benchmarks/benchmark.py {given.name}`\n\n{markdown(tables)}"

@@ -1,17 +1,13 @@
-"""The whole loop on the device beside rejax, which has one of that kind: PPO on CartPole, equal settings, in turn.
-
-    python -m venv .venv-rejax && .venv-rejax/bin/pip install -c constraints.txt rejax==0.1.3 gymnax==0.0.9
-    python experiments/benchmarks/timed_on_device.py --rejax .venv-rejax/bin/python
+"""The whole loop on the device beside rejax, which has one of that kind: PPO on CartPole, equal settings, in turn. For
+benchmark.py.
 
 Both have 64-64 tanh networks for actor and critic, 4 epochs of 16 minibatches, rollouts of 64 steps, and XLA's default
-precision of products. `loop` is a scan of one's own over `collect` and `ppo_update`; `run` is the command with all that
-it leaves behind; `collect` is the loop without its update, which says what share the update has; `host` is the command
-with Gymnasium's environments. Every figure is the median of `--repeats` rounds in which all take their turn: steps per
-second of the clock, and per second of the processor, which other work on the machine disturbs less. The clock starts
-after compilation, whose seconds are a column.
+precision of products. LOOP is a scan of one's own over `collect` and `ppo_update`; COLLECT is that loop without its
+update, which says what share the update has; RUN is the command with all that it leaves behind, and HOST the same with
+Gymnasium's environments. Steps per second of the processor are disturbed less by other work on the machine than those
+of the clock. The clock starts after compilation, whose seconds are a column.
 """
 
-import argparse
 import csv
 import importlib
 import json
@@ -20,12 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 NUM_STEPS, NUM_EPOCHS, NUM_MINIBATCHES = 64, 4, 16
 UPDATES = {64: 60, 2048: 12}  # Two seconds or so of each.
-FORMATS = {"steps/s": ",.0f", "steps/s of processor": ",.0f", "compiling, s": ".1f", "parameters": ",.0f"}
+LOOP, REJAX, RUN, COLLECT = "a loop of one's own", "rejax", "`jaxrl train`", "the loop without its update"
+HOST = "`jaxrl train`, Gymnasium's environments"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -77,21 +75,21 @@ def worker(kind: str, num_envs: int) -> dict[str, float]:
     """One measurement, in a process of its own."""
     import jax
 
-    updates = UPDATES[num_envs] * (10 if kind == "collect" else 1)
+    updates = UPDATES[num_envs] * (10 if kind == COLLECT else 1)
     began = time.perf_counter()
-    if kind == "rejax":
+    if kind == REJAX:
         train, key = theirs(num_envs, updates)
     else:
-        train, key = ours(num_envs, updates, kind == "loop")
+        train, key = ours(num_envs, updates, kind == LOOP)
     program = train.lower(key).compile()
     compiled = time.perf_counter()
     clock, processor = time.perf_counter(), time.process_time()
     result = jax.block_until_ready(program(key))
     clock, processor = time.perf_counter() - clock, time.process_time() - processor
     steps = updates * num_envs * NUM_STEPS
-    state = result[0] if kind == "rejax" else result[0][0]
-    actor = state.actor_ts if kind == "rejax" else state.actor
-    critic = state.critic_ts if kind == "rejax" else state.critic
+    state = result[0] if kind == REJAX else result[0][0]
+    actor = state.actor_ts if kind == REJAX else state.actor
+    critic = state.critic_ts if kind == REJAX else state.critic
     count = sum(leaf.size for leaf in jax.tree.leaves((actor.params, critic.params)))
     return {
         "steps/s": steps / clock,
@@ -106,7 +104,7 @@ def command(kind: str, num_envs: int) -> dict[str, float]:
     steps = num_envs * NUM_STEPS * UPDATES[num_envs] * 4
     flags = f"--algo ppo --env CartPole-v1 --num-envs {num_envs} --num-steps {NUM_STEPS} --num-epochs {NUM_EPOCHS}"
     flags += f" --num-minibatches {NUM_MINIBATCHES} --no-anneal-learning-rate --eval-every none --total-steps {steps}"
-    flags += f" --env-backend {'jax' if kind == 'run' else 'gymnasium'} --log-every 1 --checkpoint-every {10**9}"
+    flags += f" --env-backend {'jax' if kind == RUN else 'gymnasium'} --log-every 1 --checkpoint-every {10**9}"
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         words = [sys.executable, str(ROOT / "experiments" / "train.py"), *flags.split(), "--run-dir", str(run)]
@@ -117,36 +115,48 @@ def command(kind: str, num_envs: int) -> dict[str, float]:
     return {"steps/s": (rows[-1][0] - first[0]) / (rows[-1][1] - first[1])}
 
 
-def measured(kind: str, num_envs: int, python: str) -> dict[str, float]:
-    """One measurement from outside."""
-    if kind in ("run", "host"):
+def device(repeats: int, rejax: str | None, sizes: Sequence[int]) -> dict[str, dict[str, dict[str, float]]]:
+    """Medians of rounds in which all take their turn, one table for each number of environments, and the loop's lead.
+
+    Args:
+      repeats: rounds.
+      rejax: an interpreter that has rejax; without it, ours alone.
+      sizes: the numbers of environments, each of UPDATES.
+    """
+    tables = {}
+    for num_envs in sizes:
+        kinds = [kind for kind in (LOOP, REJAX, RUN, COLLECT, HOST) if kind != REJAX or rejax]
+        rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+        for _ in range(repeats):
+            for kind in kinds:
+                rounds[kind].append(_measured(kind, num_envs, rejax))
+                print(num_envs, kind, f"{rounds[kind][-1]['steps/s']:,.0f} steps/s", file=sys.stderr, flush=True)
+        rows = {
+            kind: {name: statistics.median(each[name] for each in found) for name in found[0]}
+            for kind, found in rounds.items()
+        }
+        for other in (REJAX, HOST):
+            if other in rounds:
+                for kind in (LOOP, RUN):
+                    pairs = zip(rounds[kind], rounds[other], strict=True)
+                    short = "rejax" if other == REJAX else "the host"
+                    rows[kind][f"x {short}"] = statistics.median(
+                        ours["steps/s"] / its["steps/s"] for ours, its in pairs
+                    )
+        tables[f"PPO on CartPole-v1, {num_envs:,} environments, in turn"] = rows
+    return tables
+
+
+def _measured(kind: str, num_envs: int, rejax: str | None) -> dict[str, float]:
+    """One measurement, in a process of its own."""
+    if kind in (RUN, HOST):
         return command(kind, num_envs)
-    words = [python if kind == "rejax" else sys.executable, __file__, "--worker", kind, "--envs", str(num_envs)]
-    return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-
-
-def main() -> None:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rejax", help="an interpreter that has rejax; without it, ours alone")
-    parser.add_argument("--envs", type=int, nargs="+", default=list(UPDATES), choices=list(UPDATES))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--kinds", nargs="+", default=["loop", "rejax", "run", "collect", "host"])
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.worker:
-        print(json.dumps(worker(given.worker, given.envs[0])))
-        return
-    kinds = [kind for kind in given.kinds if kind != "rejax" or given.rejax]
-    print("| environments | | " + " | ".join(FORMATS) + " |")
-    print("|---|---|" + "---|" * len(FORMATS))
-    for num_envs in given.envs:
-        rounds = [{kind: measured(kind, num_envs, given.rejax) for kind in kinds} for _ in range(given.repeats)]
-        for kind in kinds:
-            found = {name: statistics.median(each[kind][name] for each in rounds) for name in rounds[0][kind]}
-            cells = [format(found[name], how) if name in found else "" for name, how in FORMATS.items()]
-            print(f"| {num_envs:,} | {kind} | " + " | ".join(cells) + " |", flush=True)
+    python = rejax if kind == REJAX and rejax else sys.executable
+    done = subprocess.run([python, __file__, kind, str(num_envs)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"benchmark: {python} failed: {' '.join(done.stderr.split())[-300:]}")
+    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(worker(sys.argv[1], int(sys.argv[2]))))
