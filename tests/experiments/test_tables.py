@@ -121,6 +121,11 @@ UNMARKED = {
     "docs/results.md": [],
     "docs/rloo.md": [],
     "docs/benchmark.md": ["| what | what it did, in turn |"],
+    "docs/on_device.md": [
+        "| when | what | bytes |",
+        "| devices | environments | hosts are connected by | gather | gradients | waiting | an update | steps/s | of D times one |",
+        "| backend | tasks | needs |",
+    ],
     "README.md": [
         "| CartPole-v1 | HalfCheetah-v5 | Hopper-v5 | Walker2d-v5 | Ant-v5 |",
         "| flags | what is maximised, or minimised | kernel |",
