@@ -111,7 +111,7 @@ class Sample(NamedTuple):
 
 def differences(study: Path, *others: Path) -> str:
     """The mean over seeds of what runs end with less that of others, with Welch's 95 % interval of the difference. A
-    run ends with the mean of its evaluations in its last tenth.
+    run ends with the mean of its evaluations in its last tenth. A single run is given the others' spread.
 
     Args:
       study: ours.
@@ -120,32 +120,36 @@ def differences(study: Path, *others: Path) -> str:
     """
     ours, found = _samples(study), []
     for path in others:
-        for (task, variant), (of, theirs) in _others(path).items():
+        for task, variant, of, theirs in _others(path):
             for (name, own), sample in ours.items():
                 if _bare(name) == task and own == variant:
                     low, high = welch(sample, theirs)
                     means = (f"{figure:,.0f}" for figure in (sample.mean, theirs.mean, sample.mean - theirs.mean))
-                    spread = f"{low:,.0f} to {high:,.0f}" if np.isfinite(low) else "one seed has none"
+                    spread = f"{low:,.0f} to {high:,.0f}" if np.isfinite(low) else "none of one seed each"
                     found.append([name, variant, str(sample.size), of, str(theirs.size), *means, spread])
     head = ["task", "variant", "seeds", "beside", "seeds of it", "ours", "theirs", "difference", "95 % interval"]
     return markdown_table(head, found)
 
 
 def welch(a: Sample, b: Sample) -> tuple[float, float]:
-    """The 95 % interval of the difference of two means, `a - b`, of unequal variances; NaN where one has one run.
+    """The 95 % interval of the difference of two means, `a - b`, of unequal variances. A single run is given the spread
+    of the others; where both are single, NaN.
 
     Source: Welch 1947, "The generalization of Student's problem when several different population variances are
     involved".
     """
     from scipy.stats import t  # It takes a while, which a mistake need not wait for.
 
-    if min(a.size, b.size) < 2:
+    if max(a.size, b.size) < 2:
         return np.nan, np.nan
-    if a.std == b.std == 0:
-        return a.mean - b.mean, a.mean - b.mean
-    of_a, of_b = a.std**2 / a.size, b.std**2 / b.size
-    freedom = (of_a + of_b) ** 2 / (of_a**2 / (a.size - 1) + of_b**2 / (b.size - 1))
-    reach = t.ppf(0.975, freedom) * (of_a + of_b) ** 0.5
+    of_a, of_b = (one.std**2 / one.size for one in (a, b))
+    if min(a.size, b.size) < 2:
+        single, several = sorted((a, b), key=lambda one: one.size)
+        freedom, variance = several.size - 1.0, several.std**2 * (1 / single.size + 1 / several.size)
+    else:
+        variance = of_a + of_b
+        freedom = variance**2 / (of_a**2 / (a.size - 1) + of_b**2 / (b.size - 1)) if variance else 1.0
+    reach = t.ppf(0.975, freedom) * variance**0.5
     return a.mean - b.mean - reach, a.mean - b.mean + reach
 
 
@@ -166,18 +170,17 @@ def _samples(study: Path) -> dict[tuple[str, str], Sample]:
     }
 
 
-def _others(path: Path) -> dict[tuple[str, str], tuple[str, Sample]]:
-    """By task (without its version) and our variant: whose it is, and the sample."""
-    found, rows = {}, read_rows(path)
+def _others(path: Path) -> list[tuple[str, str, str, Sample]]:
+    """Task (without its version), our variant, whose it is, and the sample."""
+    rows = read_rows(path)
     if "source" not in rows[0]:
-        for (task, name), sample in _samples(path).items():
-            program, variant = name.rsplit(" ", 1)
-            found[_bare(task), variant] = program, sample
-        return found
+        samples = ((task, *name.rpartition(" "), sample) for (task, name), sample in _samples(path).items())
+        return [(_bare(task), variant, program, sample) for task, program, _, variant, sample in samples]
+    found = []
     for row in rows:
         size = int(row["num_seeds"])
         sample = Sample(float(row["mean"]), float(row["std"]) * (size / (size - 1)) ** 0.5, size)
-        found[row["task"], row["variant"]] = f"{row['source']}, {int(row['step']):,} steps", sample
+        found.append((row["task"], row["variant"], f"{row['source']}, {int(row['step']):,} steps", sample))
     return found
 
 

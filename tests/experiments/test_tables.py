@@ -79,9 +79,12 @@ def test_differences_have_welchs_interval(tmp_path, files):
         low, high = scipy.stats.ttest_ind([10, 30], theirs, equal_var=False).confidence_interval()
         assert row["95 % interval"] == f"{low:,.0f} to {high:,.0f}"
         assert row["difference"] == f"{20 - np.mean(theirs):,.0f}"
-    assert tables.welch(tables.Sample(1, np.nan, 1), tables.Sample(1, 1, 3)) == pytest.approx(
-        (np.nan, np.nan), nan_ok=True
-    )
+    one, few = tables.Sample(1, np.nan, 1), tables.Sample(3, 2, 3)
+    # Where the next of four draws would be, of which three have a deviation of 2: 4.303 is Student's t of 2 degrees.
+    reach = 4.303 * 2 * (4 / 3) ** 0.5
+    assert tables.welch(one, few) == pytest.approx((-2 - reach, -2 + reach), rel=1e-3)
+    assert tables.welch(few, one) == pytest.approx((2 - reach, 2 + reach), rel=1e-3)
+    assert np.isnan(tables.welch(one, one)).all()
 
 
 def test_scores_are_0_for_random_actions_and_1_for_the_best_variant(files):
@@ -123,7 +126,8 @@ UNMARKED = {
     "docs/benchmark.md": ["| what | what it did, in turn |"],
     "docs/on_device.md": [
         "| when | what | bytes |",
-        "| devices | environments | hosts are connected by | gather | gradients | waiting | an update | steps/s | of D times one |",
+        "| devices | environments | hosts are connected by | gather | gradients | waiting | an update | steps/s | "
+        "of D times one |",
         "| backend | tasks | needs |",
     ],
     "README.md": [
