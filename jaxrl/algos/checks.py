@@ -4,7 +4,7 @@ is wrong with it, and what would be right."""
 import gc
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import chex
 import jax
@@ -83,6 +83,7 @@ def check_single(observation_space: spaces.Space, action_space: spaces.Space) ->
     for name, space in both.items():
         if isinstance(space, VectorEnv):
             raise BadInput(f"{name} is a {type(space).__name__}: give its single_{name}")
+        check_kind(name, space, spaces.Space)
     if not any(map(_may_be_batched, both.values())):
         return
     for owner in [each for each in gc.get_objects() if issubclass(type(each), VectorEnv)]:
@@ -201,32 +202,51 @@ def check_continuous(space: spaces.Space, algo: str) -> None:
     check_box_actions(space)
 
 
-def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raises BadInput unless each named number of `config` lies in its closed range. None and tracers pass."""
+def check_numbers(config: Any, ranges: Mapping[str, tuple[float, float]], stacked: bool = False) -> None:
+    """Raises BadInput unless each named field of `config` is a number in its closed range, or if `stacked` an array of
+    them. Tracers pass, and None where the field's type has it."""
+    types = get_type_hints(type(config))
     for name, (low, high) in ranges.items():
         number = getattr(config, name)
-        if number is None or isinstance(number, jax.core.Tracer):
+        if isinstance(number, jax.core.Tracer) or (number is None and type(None) in get_args(types[name])):
             continue
-        exact = np.asarray(jax.device_get(number), np.float64)
+        exact = _exact(number)
+        if exact is None or (exact.ndim and not stacked):
+            raise BadInput(f"{name} is {described(number)}: it must be one number")
         if not np.all((low <= exact) & (exact <= high)):
             bound = f"at least {low:g} and finite" if high == LARGEST else f"between {low:g} and {high:g}"
             bound = "positive and finite" if (low, high) == POSITIVE else bound
             raise BadInput(f"{name} is {number}: it must be {bound}")
 
 
+def _exact(number: Any) -> np.ndarray | None:
+    """A number or several in float64; None if it is no real number."""
+    if number is None or isinstance(number, str | bytes) or np.iscomplexobj(number):
+        return None
+    try:
+        return np.asarray(jax.device_get(number), np.float64)
+    except (TypeError, ValueError):
+        return None
+
+
 def check_whole(config: Any, *names: str) -> None:
     """Raises BadInput unless each named field of `config` is a whole number."""
     for name in names:
         number = getattr(config, name)
-        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        if not _is_whole(number):
             raise BadInput(f"{name} is {described(number)}: it must be a whole number")
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def check_hidden_sizes(hidden_sizes: Any, at_least: int) -> None:
     """Raises BadInput unless `hidden_sizes` is a tuple of `at_least` or more widths from 1 to 16,384."""
-    if not isinstance(hidden_sizes, tuple) or len(hidden_sizes) < at_least or min(hidden_sizes) < 1:
+    whole = isinstance(hidden_sizes, tuple) and all(map(_is_whole, hidden_sizes))
+    if not whole or len(hidden_sizes) < at_least or min(hidden_sizes, default=1) < 1:
         raise BadInput(f"hidden_sizes {hidden_sizes}: it must be a tuple of {at_least} or more widths of at least 1")
-    if max(hidden_sizes) > WIDEST:
+    if max(hidden_sizes, default=1) > WIDEST:
         raise BadInput(f"hidden_sizes {hidden_sizes}: a width must be at most {WIDEST:,}")
 
 
@@ -244,7 +264,7 @@ def with_numbers(
             raise BadInput(f"{name} is no number of this state's config: what is static or off is set at {init}")
     arrays = {name: _as_array(number, getattr(config, name).dtype) for name, number in numbers.items()}
     config = config.replace(**arrays)
-    check_numbers(config, ranges)
+    check_numbers(config, ranges, stacked=True)
     return config
 
 

@@ -109,6 +109,17 @@ def check_action_value(critic: Any, obs_dim: int, action_space: spaces.Space) ->
     _check_network("critic", critic, _check_values, ROWS, obs_dim, math.prod(action_space.shape or ()))
 
 
+def check_twin_value(critic: Any, obs_dim: int, action_space: spaces.Space) -> None:
+    """Raises BadInput unless `critic` is what `check_action_value` wants, and two of it run under `jax.vmap` over their
+    parameters: TD3's and SAC's."""
+    check_action_value(critic, obs_dim, action_space)
+    name, dtype = f"critic {type(critic).__name__}", jnp.result_type(float)
+    inputs = [jax.ShapeDtypeStruct((*ROWS, width), dtype) for width in (obs_dim, math.prod(action_space.shape or ()))]
+    one = jax.eval_shape(critic.init, jax.eval_shape(jax.random.key, 0), *inputs)
+    two = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape), x.dtype), one)
+    _shapes(f"two of {name} under jax.vmap", jax.vmap(critic.apply, in_axes=(0, None, None)), two, *inputs)
+
+
 def check_module(name: str, module: Any) -> None:
     """Raises BadInput unless `module` is a Flax module that can be told from others."""
     if not isinstance(module, nn.Module):
@@ -141,6 +152,8 @@ def _check_network(kind: str, module: Any, check: Callable[[str, Any, Shape], No
         )
     if not jax.tree.leaves(variables):
         raise BadInput(f"{name} has no params: there must be something to learn")
+    if odd := [x.dtype for x in jax.tree.leaves(variables) if not jnp.issubdtype(x.dtype, jnp.floating)]:
+        raise BadInput(f"{name} keeps params of {odd[0]}, which have no gradient: they must be real numbers")
     if odd := [x.dtype for x in jax.tree.leaves(variables) if x.dtype in (jnp.bfloat16, jnp.float16)]:
         raise BadInput(
             f"{name} keeps params of {odd[0]}, where small steps are rounded away: they must be float32, Flax's "

@@ -19,7 +19,7 @@ from jax import Array
 from jaxrl.algos.built_in import sac_networks
 from jaxrl.algos.checks import bounds, check_batch_widths, check_key, check_kind, check_width, strong, with_numbers
 from jaxrl.algos.learner import Apply, ApplyEach, BoxTask, Learner, TargetLearner, adam, apply_gradients, polyak_update
-from jaxrl.algos.own_networks import check_action_value, check_sampler, checked_networks
+from jaxrl.algos.own_networks import check_sampler, check_twin_value, checked_networks
 from jaxrl.algos.sac_config import RANGES, SACConfig, check_config
 from jaxrl.data.batch import mask_invalid
 from jaxrl.data.spaces import layout, width
@@ -98,9 +98,10 @@ def sac_init(
       observation_space: any space that `jaxrl.data.spaces` takes; observations reach the kernel flattened, `(..., S)`.
       action_space: a bounded Box of any shape, flattened, `(A,)`; each dimension has bounds of its own.
       actor: a Flax module of your own, observations `(B, S)` to a `jaxrl.TanhGaussian` or another distribution whose
-        `to_env` keeps to the bounds, and whose `sample_jax` has a gradient; None for the built-in one.
-      critic: a Flax module of your own, observations `(B, S)` and actions `(B, A)` to values `(B,)`, of which there
-        will be two; None for the built-in one.
+        `to_env` keeps to the bounds, whose `sample_jax` has a gradient, and whose `log_prob(u)` is the log-density of
+        `to_env(u)` in the environment's units; None for the built-in one.
+      critic: a Flax module of your own, observations `(B, S)` and actions `(B, A)` to values `(B,)`. There will be two
+        of it, run together by `jax.vmap` over their parameters. None for the built-in one.
 
     Returns:
       The state. Two states of equal static config, spaces and networks have equal tree structures.
@@ -112,10 +113,10 @@ def sac_init(
     check_process()
     check_key(key)
     check_config(config, observation_space, action_space, own_networks=actor is not None and critic is not None)
-    task, checks = BoxTask(width(layout(observation_space)), *bounds(action_space)), (check_sampler, check_action_value)
+    task, checks = BoxTask(width(layout(observation_space)), *bounds(action_space)), (check_sampler, check_twin_value)
     built_in = sac_networks(config, action_space)
     networks = checked_networks((actor, critic), built_in, checks, task.obs_dim, action_space)
-    if config.target_entropy is None:
+    if config.target_entropy is None and config.alpha_learning_rate is not None:
         config = config.replace(target_entropy=-float(task.action_dim))
     return _fresh_state(key, strong(config), *networks, task)
 
@@ -220,7 +221,7 @@ def sac_update(state: SACState, batch: Transition) -> tuple[SACState, dict[str, 
 
 def _sample(state: SACState, policy: Distribution, key: Array) -> tuple[Array, Array]:
     """Actions `(B, A)` in the environment's units, and the log-density (nats) of these scaled to [-1, 1], `(B,)`."""
-    if isinstance(policy, TanhGaussian):
+    if type(policy) is TanhGaussian:  # One of a user's own class may draw otherwise.
         u, log_prob = policy.sample_and_log_prob(key)
     else:
         u = policy.sample_jax(key)

@@ -46,7 +46,8 @@ class SACConfig(struct.PyTreeNode):
     initial_alpha: float = 1.0
     """The temperature alpha at first: what a nat of entropy is worth, in units of the reward."""
     target_entropy: float | None = None
-    """Entropy (nats) of actions scaled to [-1, 1] that the temperature aims at; none for minus the action's size."""
+    """Entropy (nats) of actions scaled to [-1, 1] that a learned temperature aims at; none for minus the action's
+    size."""
     max_grad_norm: float | None = None
     """Bound on the global norm of each gradient (that of both critics is one); none for no bound."""
     hidden_sizes: tuple[int, ...] = struct.field(pytree_node=False, default=(256, 256))
@@ -62,6 +63,10 @@ def check_config(
     if not own_networks:
         check_twin_critics(config, observation_space, action_space, heads=2)
     learned = config.alpha_learning_rate is not None
+    if not learned and config.target_entropy is not None:
+        raise BadInput(
+            "target_entropy is set, but with alpha_learning_rate none nothing aims at it: leave one of the two off"
+        )
     if (
         learned
         and not isinstance(config.initial_alpha, jax.core.Tracer)

@@ -26,13 +26,14 @@ from jaxrl.algos.checks import (
     check_hidden_sizes,
     check_key,
     check_kind,
+    check_whole,
     check_width,
     strong,
     with_numbers,
 )
 from jaxrl.algos.learner import Apply, ApplyEach, BoxTask, TargetLearner, adam, apply_gradients, polyak_update
 from jaxrl.algos.networks import as_policy
-from jaxrl.algos.own_networks import check_action_value, check_actions, checked_networks
+from jaxrl.algos.own_networks import check_actions, check_twin_value, checked_networks
 from jaxrl.data.batch import mask_invalid
 from jaxrl.data.spaces import layout, width
 from jaxrl.data.transition import Transition
@@ -52,6 +53,7 @@ METRICS = (
     "skipped_updates",
 )
 ADAM_EPS = 1e-8
+LONGEST_DELAY = 2**31 - 1  # Updates are counted in int32.
 RANGES = {
     "gamma": FRACTION,
     "tau": FRACTION,
@@ -125,8 +127,8 @@ def td3_init(
       action_space: a bounded Box of any shape, flattened, `(A,)`; each dimension has bounds of its own.
       actor: a Flax module of your own, observations `(B, S)` to actions `(B, A)` or a `jaxrl.Deterministic` of them. It
         must keep to the bounds itself; what leaves them is clipped where it acts. None for the built-in one.
-      critic: a Flax module of your own, observations `(B, S)` and actions `(B, A)` to values `(B,)`, of which there
-        will be two; None for the built-in one.
+      critic: a Flax module of your own, observations `(B, S)` and actions `(B, A)` to values `(B,)`. There will be two
+        of it, run together by `jax.vmap` over their parameters. None for the built-in one.
 
     Returns:
       The state. Two states of equal static config, spaces and networks have equal tree structures.
@@ -138,7 +140,7 @@ def td3_init(
     check_process()
     check_key(key)
     check_config(config, observation_space, action_space, own_networks=actor is not None and critic is not None)
-    task, checks = BoxTask(width(layout(observation_space)), *bounds(action_space)), (check_actions, check_action_value)
+    task, checks = BoxTask(width(layout(observation_space)), *bounds(action_space)), (check_actions, check_twin_value)
     built_in = td3_networks(config, action_space)
     networks = checked_networks((actor, critic), built_in, checks, task.obs_dim, action_space)
     return _fresh_state(key, strong(config), *networks, task)
@@ -265,8 +267,9 @@ def check_config(
     check_hidden_sizes(config.hidden_sizes, at_least=1)
     if not own_networks:
         check_twin_critics(config, observation_space, action_space, heads=1)
-    if isinstance(config.policy_delay, bool) or not isinstance(config.policy_delay, int) or config.policy_delay < 1:
-        raise BadInput(f"policy_delay is {config.policy_delay}: it must be a whole number of at least 1")
+    check_whole(config, "policy_delay")
+    if not 1 <= config.policy_delay <= LONGEST_DELAY:
+        raise BadInput(f"policy_delay is {config.policy_delay}: it must be at least 1 and at most {LONGEST_DELAY:,}")
 
 
 @functools.partial(jax.jit, static_argnames=("actor", "critic", "task"))

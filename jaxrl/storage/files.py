@@ -112,7 +112,10 @@ def load_tree(path: Path, like: Any, partly: bool = False) -> tuple[Any, dict[st
     stored, notes = load_arrays(path, leaves.keys() if partly else None)
     odd = leaves.keys() - stored.keys() if partly else leaves.keys() ^ stored.keys()
     if odd:
-        raise BadInput(f"{path} holds another kind of state than this run's (they differ in {min(odd)})")
+        raise BadInput(
+            f"{path} holds another kind of state than this run's (they differ in {min(odd)}): it is of another "
+            "algorithm, of other networks, or of another version of jaxrl"
+        )
 
     def restore(name: str, expected: Any) -> Any:
         array, plain = stored[name], np.asarray(jax.device_get(_plain(expected)))

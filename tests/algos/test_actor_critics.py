@@ -102,6 +102,9 @@ def test_nothing_that_is_not_finite_reaches_the_parameters(kernel, field, bad):
     poisoned = getattr(rows, field).copy()
     poisoned[5] = bad
     state = kernel.fresh()
+    # Targets away from the parameters: where they are equal, one that follows does not move.
+    away = jax.tree.map(lambda x: x + 1.0, state.critic.target_params)
+    state = state.replace(critic=state.critic.replace(target_params=away))
     new, metrics = kernel.update(state, rows._replace(**{field: poisoned}))
     assert metrics["skipped_updates"] == 1
     assert_equal(learners(new), learners(state))
@@ -181,7 +184,16 @@ def test_a_wrong_shape_is_named(kernel, field, shape):
         ({"tau": np.nan}, "tau is nan"),
         ({"actor_learning_rate": -1.0}, "actor_learning_rate is -1.0"),
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0: it must be positive and finite"),
+        ({"max_grad_norm": "x"}, "max_grad_norm is 'x': it must be one number"),
+        ({"gamma": None}, "gamma is None: it must be one number"),
+        ({"tau": "0.5"}, "tau is '0.5': it must be one number"),
+        ({"tau": 1j}, "tau is a complex: it must be one number"),
+        ({"critic_learning_rate": np.ones(2)}, r"critic_learning_rate is a ndarray of shape \(2,\) and float64"),
         ({"hidden_sizes": ()}, "1 or more widths"),
+        ({"hidden_sizes": (8.5, 8)}, "1 or more widths"),
+        ({"hidden_sizes": ("a",)}, "1 or more widths"),
+        ({"hidden_sizes": (True,)}, "1 or more widths"),
+        ({"actions": None}, "action_space is None: it must be a Space"),
         ({"actions": spaces.Discrete(3)}, "Discrete is not supported by {name}, which takes Box actions; ppo"),
         ({"actions": spaces.Box(-np.inf, np.inf, (2,))}, "unbounded"),
         ({"actions": spaces.Box(0, 5, (2,), np.int32)}, "int32"),

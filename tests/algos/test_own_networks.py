@@ -1,6 +1,7 @@
 """Networks of a user's own in each kernel: what they learn, what is refused, and how their bundles load again."""
 
 import dataclasses
+import functools
 import pickle
 from collections import OrderedDict
 
@@ -83,6 +84,49 @@ class Q(nn.Module):
     @nn.compact
     def __call__(self, obs, action):
         return Trunk(1)(jnp.concatenate([obs, action], -1))[..., 0]
+
+
+class WholeQ(nn.Module):
+    """With a parameter that has no gradient."""
+
+    @nn.compact
+    def __call__(self, obs, action):
+        self.param("count", lambda key: jnp.zeros((), jnp.int32))
+        return Trunk(1)(jnp.concatenate([obs, action], -1))[..., 0]
+
+
+class HostQ(nn.Module):
+    """With a part that JAX cannot run for two of it."""
+
+    @nn.compact
+    def __call__(self, obs, action):
+        value = Trunk(1)(jnp.concatenate([obs, action], -1))[..., 0]
+        still = jax.lax.stop_gradient(value)
+        return value + jax.lax.stop_gradient(jax.pure_callback(np.zeros_like, still, still))
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["mean", "log_std"], meta_fields=["low", "high"])
+class Seven(TanhGaussian):
+    """One that draws in its own way."""
+
+    def sample_jax(self, key):
+        return jnp.full_like(self.mean, 7.0)
+
+
+class SevenActor(nn.Module):
+    @nn.compact
+    def __call__(self, obs):
+        mean, log_std = jnp.split(Trunk(2 * A)(obs), 2, axis=-1)
+        return Seven(mean, jnp.clip(log_std, -5, 2), LOW, HIGH)
+
+
+class FirstNumber(nn.Module):
+    """The first number of the action is its value."""
+
+    @nn.compact
+    def __call__(self, obs, action):
+        self.param("unused", nn.initializers.zeros, (1,))
+        return action[..., 0]
 
 
 class PixelActor(nn.Module):
@@ -184,6 +228,26 @@ def test_two_critics_are_made_of_one_module_each_with_a_key_of_its_own(algo):
     assert not np.allclose(values[0], values[1])
     one = Q().apply(jax.tree.map(lambda x: x[0], state.critic.params), jnp.float32(data.obs), jnp.float32(data.action))
     np.testing.assert_allclose(values[0], one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("algo", ["td3", "sac"])
+def test_a_critic_that_cannot_be_run_twice_at_once_is_refused(algo):
+    with pytest.raises(BadInput, match=r"two of critic HostQ under jax\.vmap cannot take inputs.*vmap"):
+        init(algo, critic=HostQ())
+
+
+@pytest.mark.parametrize("algo", ["ddpg", "td3", "sac"])
+def test_params_without_a_gradient_are_refused(algo):
+    with pytest.raises(BadInput, match="critic WholeQ keeps params of int32, which have no gradient"):
+        init(algo, critic=WholeQ())
+
+
+def test_sac_draws_as_a_users_distribution_does():
+    state = init("sac", actor=SevenActor(), critic=FirstNumber())
+    state = state.replace(config=state.config.replace(critic_learning_rate=0.0), temperature=None)
+    state = state.replace(config=state.config.replace(initial_alpha=jnp.float32(0)))
+    _, metrics = UPDATE["sac"](state, rows((B,)))
+    np.testing.assert_allclose(metrics["actor_loss"], -HIGH[0], rtol=1e-4)  # tanh(7) is the bound.
 
 
 @pytest.mark.parametrize("algo", ["ppo", "ddpg"])

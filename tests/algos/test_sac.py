@@ -202,6 +202,8 @@ def test_actions_of_the_policy_stay_within_their_bounds():
         ({"initial_alpha": 1e-46}, "initial_alpha is 1e-46, whose logarithm cannot be learned"),
         ({"initial_alpha": -1.0}, "initial_alpha is -1.0: it must be"),
         ({"alpha_learning_rate": -1.0}, "alpha_learning_rate is -1.0"),
+        ({"initial_alpha": None}, "initial_alpha is None: it must be one number"),
+        ({"alpha_learning_rate": None, "target_entropy": -1.0}, "target_entropy is set, but"),
     ],
 )
 def test_numbers_that_cannot_be(changes, words):

@@ -185,7 +185,17 @@ def test_actions_fill_their_bounds_and_stay_within():
     assert (np.isclose(wide, ACTIONS.low) | np.isclose(wide, ACTIONS.high)).mean() > 0.9
 
 
-@pytest.mark.parametrize("delay", [0, -1, 1.5, True])
-def test_a_delay_that_is_none_is_refused(delay):
-    with pytest.raises(BadInput, match=f"policy_delay is {delay}: it must be a whole number of at least 1"):
+@pytest.mark.parametrize("delay", [0, -1, 2**31])
+def test_a_delay_that_cannot_be_counted_is_refused(delay):
+    with pytest.raises(BadInput, match=f"policy_delay is {delay}: it must be at least 1 and at most 2,147,483,647"):
         fresh(SMALL.replace(policy_delay=delay))
+
+
+@pytest.mark.parametrize("delay", [1.5, True, None])
+def test_a_delay_that_is_no_whole_number_is_refused(delay):
+    with pytest.raises(BadInput, match=f"policy_delay is {delay}: it must be a whole number"):
+        fresh(SMALL.replace(policy_delay=delay))
+
+
+def test_the_longest_delay_works():
+    assert update(fresh(SMALL.replace(policy_delay=2**31 - 1)), batch())[1]["actor_steps"] == 0

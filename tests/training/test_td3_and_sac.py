@@ -66,7 +66,7 @@ def test_td3s_actor_metrics_are_means_over_its_own_steps():
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     for row in rows:
         assert row["actor_steps"] == pytest.approx(1 / 3, abs=0.05)
-        assert abs(row["actor_loss"] + row["q_mean"]) < abs(row["q_mean"])  # Of one size, and not a third of it.
+        assert abs(row["actor_loss"] + row["q_mean"]) < abs(row["q_mean"]) / 2  # A third would miss by two thirds.
 
 
 def test_a_metric_is_averaged_over_the_updates_that_had_it():
