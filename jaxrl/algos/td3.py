@@ -217,7 +217,7 @@ def td3_update(state: TD3State, batch: Transition) -> tuple[TD3State, dict[str, 
     # Actor: climb the first of the new critics. Then all targets follow. Both only where the delay is over.
     def actor_loss_fn(params: Any) -> Array:
         action = as_policy(actor.apply_fn(params, batch.obs)).action
-        first = jax.tree.map(lambda each: each[:1], new_critic.params)
+        first = jax.tree.map(lambda each: each[:1], new_critic.params)  # XLA would run the second, to throw it away.
         return -weighted_mean(critic.apply_fn(first, batch.obs, action)[0], weight)
 
     def delayed_step() -> tuple[Any, ...]:

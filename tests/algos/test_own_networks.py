@@ -60,10 +60,12 @@ class Gaussian(nn.Module):
 
 
 class Squashed(nn.Module):
+    kind: type = TanhGaussian
+
     @nn.compact
     def __call__(self, obs):
         mean, log_std = jnp.split(Trunk(2 * A)(obs), 2, axis=-1)
-        return TanhGaussian(mean, jnp.clip(log_std, -5, 2), LOW, HIGH)
+        return self.kind(mean, jnp.clip(log_std, -5, 2), LOW, HIGH)
 
 
 class Act(nn.Module):
@@ -111,13 +113,6 @@ class Seven(TanhGaussian):
 
     def sample_jax(self, key):
         return jnp.full_like(self.mean, 7.0)
-
-
-class SevenActor(nn.Module):
-    @nn.compact
-    def __call__(self, obs):
-        mean, log_std = jnp.split(Trunk(2 * A)(obs), 2, axis=-1)
-        return Seven(mean, jnp.clip(log_std, -5, 2), LOW, HIGH)
 
 
 class FirstNumber(nn.Module):
@@ -243,7 +238,7 @@ def test_params_without_a_gradient_are_refused(algo):
 
 
 def test_sac_draws_as_a_users_distribution_does():
-    state = init("sac", actor=SevenActor(), critic=FirstNumber())
+    state = init("sac", actor=Squashed(Seven), critic=FirstNumber())
     state = state.replace(config=state.config.replace(critic_learning_rate=0.0), temperature=None)
     state = state.replace(config=state.config.replace(initial_alpha=jnp.float32(0)))
     _, metrics = UPDATE["sac"](state, rows((B,)))
