@@ -9,10 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
+from jaxrl.algos.exploration import sample
 from jaxrl.errors import BadInput
 
 Bounds = tuple[int, int]
@@ -53,6 +50,9 @@ class ReplaySettings:
     """Transitions in the batch of an update."""
     updates_per_step: int = 1
     """Updates for each joint step of the environments: with N of them, for N steps."""
+    noise_correlation: float = 0.0
+    """Correlation of the exploration's noise from step to step, below 1: 0 for noise that forgets, 0.9 for noise that
+    pushes the same way for some ten steps, where single pushes cancel out. How large the noise is, it leaves alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,41 +72,6 @@ def no_presets(env: str) -> Mapping[str, Any]:
 
 def accept(run: Any) -> None:
     """Every run can work."""
-
-
-def sample(output: Any, source: Any, settings: Any, bounds: Any) -> tuple[Any, Any]:
-    """An action drawn from a distribution, as it is recorded and as the environment gets it."""
-    action = _draw(output, source)
-    return action, output.to_env(action)
-
-
-def add_noise(
-    output: Any, source: Any, settings: OffPolicySettings, bounds: tuple[np.ndarray, np.ndarray]
-) -> tuple[Any, Any]:
-    """The deterministic action with Gaussian noise, clipped to the bounds."""
-    low, high = bounds
-    mode = output.mode()
-    if not isinstance(source, np.random.Generator):
-        lowest, highest, reach = (jnp.asarray(each[None], mode.dtype) for each in (low, high, (high - low) / 2))
-        scale = jnp.asarray(settings.exploration_noise, mode.dtype) * reach
-        action = (mode + scale * jax.random.normal(source, mode.shape, mode.dtype)).clip(lowest, highest)
-        return action, action
-    with np.errstate(all="ignore"):
-        noise = settings.exploration_noise * (high - low) / 2 * source.standard_normal(mode.shape)
-        action = np.clip(mode + noise, low, high).astype(np.float32)
-    return action, action
-
-
-def sample_in_units(output: Any, source: Any, settings: Any, bounds: Any) -> tuple[Any, Any]:
-    """An action drawn from a distribution, recorded as the environment gets it: in its units, within the bounds."""
-    action = output.to_env(_draw(output, source))
-    action = np.asarray(action, np.float32) if isinstance(source, np.random.Generator) else action
-    return action, action
-
-
-def _draw(output: Any, source: Any) -> Any:
-    """An action, drawn in NumPy where `source` is a Generator, and in JAX where it is a key."""
-    return output.sample(source) if isinstance(source, np.random.Generator) else output.sample_jax(source)
 
 
 def no_horizon(config: Any, updates: float) -> Any:
@@ -139,8 +104,9 @@ class Algorithm(NamedTuple):
       defaults: settings by name that this row has where others have another default.
       check: `(run) -> None`; raises BadInput, in one line, where the run cannot work whatever the environment.
       explore: `(output, source, settings, bounds) -> (action, env_action)`: the action that is recorded, and the one
-        that the environment gets. `source` is a NumPy Generator, or on the device a JAX key; `bounds` are the lowest
-        and the highest actions of a Box, `(A,)` each, and None for another space.
+        that the environment gets. `source` is a NumPy Generator, or on the device a JAX key; with `noise_correlation`,
+        which the functions of `jaxrl.algos.exploration` alone support, it is a `Noise`. `bounds` are the lowest and the
+        highest actions of a Box, `(A,)` each, and None for another space.
       horizon: `(config, updates) -> config` that anneals over so many updates; the same object where nothing anneals.
       update_actor, update_critic: two halves of `update`, or None where it has none. The first gives the state with its
         new actor, and what the second needs; `update_critic(state.critic, that) -> (critic, metrics)`. The next

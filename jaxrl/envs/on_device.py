@@ -41,6 +41,7 @@ class DeviceEnvState(NamedTuple):
       episode_length: `(N,)` int32, its number of steps.
       num_faults: `(N,)` int32, the faults of each environment since it last finished an episode.
       first_states: states and observations to begin episodes with, leading axis M; None where every reset is its own.
+      noise: `(N, A)`, what the last actions were explored with; None where noise does not last from step to step.
     """
 
     obs: Array
@@ -50,6 +51,7 @@ class DeviceEnvState(NamedTuple):
     episode_length: Array
     num_faults: Array
     first_states: Any
+    noise: Array | None = None
 
 
 class Episodes(NamedTuple):
@@ -163,6 +165,7 @@ class DeviceEnvs:
             jnp.where(anew, 0, episode_length),
             jnp.where(ended, 0, env_state.num_faults + (~valid).astype(jnp.int32)),
             env_state.first_states,
+            env_state.noise,
         )
         transition = Transition(obs, action, reward, next_obs, terminated, truncated, valid)
         return env_state, transition, Episodes(ended, episode_return, episode_length)

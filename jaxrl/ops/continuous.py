@@ -84,7 +84,13 @@ class DiagGaussian:
     def sample_jax(self, key: Array) -> Any:
         """Draws one action per row inside JAX: `m + s * noise`. The mean's type; `(..., A)`."""
         mean = jnp.asarray(self.mean)
-        return mean + jnp.exp(self.log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+        return self.from_noise(jax.random.normal(key, mean.shape, mean.dtype))
+
+    def from_noise(self, noise: Any) -> Any:
+        """The action that this noise draws, `m + s * noise`; both `(..., A)`, in NumPy if the noise is."""
+        if isinstance(noise, np.ndarray):
+            return HostGaussian(on_host(self.mean), on_host(self.log_std)).from_noise(noise)
+        return self.mean + jnp.exp(self.log_std) * noise
 
     def to_env(self, action: Any) -> Any:
         """The action itself; the environment's adapter clips it to the bounds."""
@@ -142,7 +148,7 @@ class TanhGaussian(DiagGaussian):
         """
         mean, log_std = jnp.asarray(self.mean), jnp.asarray(self.log_std)
         noise = jax.random.normal(key, mean.shape, mean.dtype)
-        u = mean + jnp.exp(log_std) * noise
+        u = self.from_noise(noise)
         log_density = -(0.5 * jnp.square(noise) + log_std + 0.5 * math.log(2 * math.pi))
         return u, (log_density - self._log_slope(u)).sum(-1)
 

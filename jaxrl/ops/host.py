@@ -49,10 +49,13 @@ class HostGaussian(NamedTuple):
         """The mean."""
         return self.mean
 
-    @np.errstate(all="ignore")
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """`m + s * noise`, in the type of the mean."""
-        noise = rng.standard_normal(self.mean.shape, dtype=self.mean.dtype)
+        return self.from_noise(rng.standard_normal(self.mean.shape, dtype=self.mean.dtype))
+
+    @np.errstate(all="ignore")
+    def from_noise(self, noise: np.ndarray) -> np.ndarray:
+        """`m + s * noise`."""
         return self.mean + np.exp(self.log_std) * noise
 
     def to_env(self, action: Any) -> Any:

@@ -10,10 +10,9 @@ from jaxrl.algos.algorithm import (
     OffPolicySettings,
     OnPolicySettings,
     ReplaySettings,
-    add_noise,
     check_row,
-    sample_in_units,
 )
+from jaxrl.algos.exploration import add_noise, sample_in_units
 from jaxrl.errors import BadInput
 from jaxrl.runs import presets
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from jaxrl.algos.algorithm import Algorithm, add_noise
+from jaxrl.algos.algorithm import Algorithm
+from jaxrl.algos.exploration import Noise, add_noise
 from jaxrl.algos.networks import as_policy
 from jaxrl.data.normalize import Normalizer
 from jaxrl.data.normalize_on_device import observer_on_device
@@ -15,7 +16,11 @@ from jaxrl.runs.algorithms import find
 
 
 def behaviour_policy(
-    algorithm: str | Algorithm, state: Any, normalizer: Normalizer | None = None, settings: Any = None
+    algorithm: str | Algorithm,
+    state: Any,
+    normalizer: Normalizer | None = None,
+    settings: Any = None,
+    noise: Array | None = None,
 ) -> Callable[[Array, Array], tuple[Any, Any]]:
     """How a row acts in training, for `jaxrl.collect`.
 
@@ -24,22 +29,30 @@ def behaviour_policy(
       state: of that row.
       normalizer: of JAX arrays, frozen here; None where observations are not normalised.
       settings: of the row's loop; None for their defaults.
+      noise: `(N, A)`, standard normal: what to explore with on the next step, where the settings have a
+        `noise_correlation`. `jaxrl.algos.exploration.next_noise` gives that of the step after.
 
     Returns:
       `act(key, obs) -> (action, env_action)`, from raw observations `(N, S)`: what is recorded, and what the
       environment gets.
 
     Raises:
-      BadInput: the row adds noise to its actions, and the state does not say within which bounds.
+      BadInput: the row adds noise to its actions, and the state does not say within which bounds; or the settings have
+        a `noise_correlation` and there is no noise, or the other way round.
     """
     row = find(algorithm) if isinstance(algorithm, str) else algorithm
     settings, bounds = row.settings() if settings is None else settings, _bounds(state)
     if row.explore is add_noise and bounds is None:
         raise BadInput(f"the state of {row.name} has no task with low and high: noise on actions needs their bounds")
+    correlation = getattr(settings, "noise_correlation", 0)
+    if (noise is None) != (correlation == 0):
+        had = "no noise is given" if noise is None else "noise is given"
+        raise BadInput(f"noise_correlation is {correlation}, and {had}: give noise, or leave both off")
     see = observer_on_device(normalizer)
 
     def act(key: Array, obs: Array) -> tuple[Any, Any]:
-        return row.explore(as_policy(row.act(state, see(obs))), key, settings, bounds)
+        output = as_policy(row.act(state, see(obs)))
+        return row.explore(output, key if noise is None else Noise(noise), settings, bounds)
 
     return act
 

@@ -63,6 +63,7 @@ RENAMED = {
         "{updates_per_step}, for each joint step of {num_envs} environments",
     ),
     **dict.fromkeys(("action_noise", "expl_noise", "noise_std"), "{exploration_noise}, in half the action's range"),
+    **dict.fromkeys(("ou_theta", "theta", "noise_type"), "{noise_correlation}, which is 1 - theta dt of others"),
     "policy_frequency": "{policy_delay}",
     "target_policy_noise": "{policy_noise}, in units of half the action's range",
     "target_noise_clip": "{noise_clip}, in units of half the action's range",

@@ -33,18 +33,33 @@ MUJOCO_DEFAULTS: dict[str, Any] = {
     "total_steps": 1_000_000, "num_envs": 8, "num_steps": 256, "normalize_obs": True, "normalize_reward": True,
     "eval_every": 100_000, "num_epochs": 10, "num_minibatches": 32, "anneal_learning_rate": True,
 }  # fmt: skip
+# A car that is to get up a hill must be pushed the same way for tens of steps: noise that forgets never takes it there,
+# and then nothing rewards a push. Its velocity is at most 0.07 and reaches the networks as it is. At a low rate TD3's
+# critic learns that a push to the right is good before it learns when; from loud noise, most of it at the bounds, it
+# learns that no push is too strong. Then the actor sits at a bound, where its tanh has no slope to come back by.
+MOUNTAIN_CAR: dict[str, Any] = {
+    "buffer_size": 100_000, "tau": 0.01, "hidden_sizes": (64, 64), "actor_learning_rate": 1e-3,
+}  # fmt: skip
 # DDPG's own defaults are those of the MuJoCo tasks.
 DDPG: dict[str, dict[str, Any]] = {
     "Pendulum-v1": {
         "total_steps": 20_000, "learning_starts": 1_000, "buffer_size": 100_000, "actor_learning_rate": 1e-3,
     },
 }  # fmt: skip
-
-
+TD3: dict[str, dict[str, Any]] = DDPG | {
+    "MountainCarContinuous-v0": MOUNTAIN_CAR | {
+        "total_steps": 30_000, "learning_starts": 1_000, "exploration_noise": 0.7, "noise_correlation": 0.95,
+        "critic_learning_rate": 3e-3,
+    },
+}  # fmt: skip
 SAC: dict[str, dict[str, Any]] = {
     "Pendulum-v1": {
         "total_steps": 20_000, "learning_starts": 1_000, "buffer_size": 100_000,
         "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3,
+    },
+    "MountainCarContinuous-v0": MOUNTAIN_CAR | {
+        "total_steps": 20_000, "learning_starts": 256, "initial_alpha": 0.1, "alpha_learning_rate": None,
+        "noise_correlation": 0.9, "critic_learning_rate": 1e-3,
     },
 }  # fmt: skip
 
@@ -66,7 +81,7 @@ def ddpg(env: str) -> Mapping[str, Any]:
 
 def td3(env: str) -> Mapping[str, Any]:
     """Of TD3."""
-    return DDPG.get(env, {})
+    return TD3.get(env, {})
 
 
 def sac(env: str) -> Mapping[str, Any]:

@@ -31,6 +31,8 @@ class Training:
       place: of this run in those three.
       step: environment steps taken.
       steps_due: of an off-policy loop, steps taken that no update has answered yet.
+      noise: of an off-policy loop, what the last actions were explored with, `(N, A)`, where noise lasts from step to
+        step; where the environments live on the device, they keep it.
       rollout: of an on-policy loop, the transitions that the next update will learn from, `(T, N)`.
       rows: how many of the rollout's T rows have been taken.
     """
@@ -44,6 +46,7 @@ class Training:
     place: int = 0
     step: int = 0
     steps_due: int = 0
+    noise: np.ndarray | None = None
     rollout: Transition | None = None
     rows: int = 0
 
@@ -91,6 +94,7 @@ def save_training(training: Training, checkpoints: Checkpoints, notes: dict[str,
     }
     tree = {"state": training.state, "normalizer": training.normalizer}
     tree |= {"rollout": training.rollout} if training.rows else {}
+    tree |= {} if training.noise is None else {"noise": training.noise}
     tree |= {} if training.world is None else {"env_state": training.env_state}
     checkpoints.save(tree, notes | own, training.replay, training.step)
 
@@ -118,8 +122,9 @@ def load_training(training: Training, checkpoints: Checkpoints, algo: str, env: 
         if not 0 <= rows <= (0 if training.rollout is None else len(training.rollout.reward)):
             raise ValueError(f"{rows} rows of a rollout")
         rollout = {"rollout": training.rollout} if rows else {}
+        noise = {} if training.noise is None else {"noise": training.noise}
         world = {} if training.world is None else {"env_state": training.env_state}
-        return {"state": training.state, "normalizer": training.normalizer} | rollout | world
+        return {"state": training.state, "normalizer": training.normalizer} | rollout | noise | world
 
     tree, notes, replay = checkpoints.load(like, training.replay)
     with readable(checkpoints.folder):
@@ -131,6 +136,7 @@ def load_training(training: Training, checkpoints: Checkpoints, algo: str, env: 
         training.state, training.normalizer = tree["state"], tree["normalizer"]
         training.rng.bit_generator.state = notes["rng"]
         training.step, training.steps_due = int(notes["step"]), int(notes["steps_due"])
+        training.noise = tree.get("noise")
         training.rollout, training.rows = tree.get("rollout", training.rollout), int(notes["rows"])
         if training.world is not None:
             training.world[training.place] = tree["env_state"]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from gymnasium import spaces
 from jax import Array
 
+from jaxrl.algos.exploration import next_noise
 from jaxrl.data.normalize_on_device import normalize_rollout_on_device
 from jaxrl.data.replay import Replay, replay_add, replay_sample
 from jaxrl.envs.on_device import DeviceEnvs, DeviceEnvState, collect_counted
@@ -88,8 +89,13 @@ def off_policy_call(run: RunConfig, envs: DeviceEnvs, max_updates: int, is_rando
 
     def update(carry: Carry, report: Report, settings: Any) -> tuple[Carry, Any]:
         assert carry.replay is not None and carry.sampling_key is not None
-        act = uniform_policy(envs) if is_random else behaviour_policy(row, carry.state, None, settings)
-        env_state, rollout, episodes = collect_counted(envs, carry.env_state, act, 1)
+        env_state = carry.env_state
+        if is_random:
+            act = uniform_policy(envs)
+        else:
+            env_state = _with_next_noise(env_state, settings.noise_correlation)
+            act = behaviour_policy(row, carry.state, None, settings, env_state.noise)
+        env_state, rollout, episodes = collect_counted(envs, env_state, act, 1)
         halts = report.halted | ~rollout.valid.all() if stops else jnp.zeros((), bool)
         rows = jax.tree.map(lambda column: column[0], rollout)
         replay, sampling_key = replay_add(carry.replay, rows._replace(valid=rows.valid & ~halts)), carry.sampling_key
@@ -123,6 +129,15 @@ def uniform_policy(envs: DeviceEnvs) -> Callable[[Array, Array], tuple[Array, Ar
         return action, action
 
     return act
+
+
+def _with_next_noise(env_state: DeviceEnvState, correlation: float) -> DeviceEnvState:
+    """Where noise lasts from step to step, that of the next step."""
+    if env_state.noise is None:
+        return env_state
+    key, noise_key = jax.random.split(env_state.key)
+    fresh = jax.random.normal(noise_key, env_state.noise.shape, env_state.noise.dtype)
+    return env_state._replace(key=key, noise=next_noise(env_state.noise, fresh, correlation))
 
 
 def _unless(

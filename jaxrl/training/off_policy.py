@@ -11,6 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 from jaxrl.algos.algorithm import Algorithm
 from jaxrl.algos.checks import is_pixels
+from jaxrl.algos.exploration import Noise, check_takes_noise, next_noise
+from jaxrl.algos.networks import policy_of
 from jaxrl.data.normalize import normalizer_init
 from jaxrl.data.replay import Replay, replay_add, replay_init, replay_sample
 from jaxrl.envs.vector import Envs
@@ -44,8 +46,12 @@ def prepare(run: RunConfig, envs: Envs) -> Training:
     memory = Stack([replay_init(run.loop.buffer_size, obs_dim, action_dim, obs_dtype=obs_dtype)])
     rng = np.random.default_rng(stream(run.seed, EXPLORATION))
     normalizer = normalizer_init(obs_dim, run.num_envs, False, False)
+    noise = None
+    if run.loop.noise_correlation:
+        check_takes_noise(run.row, policy_of(state.actor, state.actor.params)(envs.obs))
+        noise = rng.standard_normal((envs.num_envs, action_dim), np.float32)
     # Updates go by steps: a vector environment that spends rows on resetting takes fewer than it has rows.
-    return Training(Stack([state]), normalizer, rng, envs, memory, steps_due=envs.num_envs)
+    return Training(Stack([state]), normalizer, rng, envs, memory, steps_due=envs.num_envs, noise=noise)
 
 
 def programs(run: RunConfig, state: Any) -> Programs:
@@ -99,7 +105,7 @@ def off_policy(
         else:
             with timer("policy"):
                 output = policy(training.envs.obs)
-            action, env_action = run.row.explore(output, training.rng, run.loop, bounds)
+            action, env_action = run.row.explore(output, _source(run, training), run.loop, bounds)
         before = training.step
         transition = take_step(training, runner, env_action)._replace(action=action)
         training.steps_due += 0 if is_random else training.step - before
@@ -107,6 +113,15 @@ def off_policy(
 
 
 LOOP = Loop(prepare, programs, off_policy)
+
+
+def _source(run: RunConfig, training: Training) -> np.random.Generator | Noise:
+    """What the next action is drawn with: a generator, or noise that lasts from step to step."""
+    if training.noise is None:
+        return training.rng
+    fresh = training.rng.standard_normal(training.noise.shape, np.float32)
+    training.noise = next_noise(training.noise, fresh, run.loop.noise_correlation)
+    return Noise(training.noise)
 
 
 def _random(training: Training, bounds: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

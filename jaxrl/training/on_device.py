@@ -39,7 +39,10 @@ def prepare(run: RunConfig, envs: RunEnvs) -> Training:
     """Where a run begins."""
     begin = on_policy.prepare if run.row.loop == "on_policy" else off_policy.prepare
     training = begin(run, envs)  # type: ignore[arg-type]  # It takes a step of neither kind.
-    training.world = Stack([jax.jit(envs.device_envs.reset)(stream_key(run.seed, ENVIRONMENTS))])
+    env_state = jax.jit(envs.device_envs.reset)(stream_key(run.seed, ENVIRONMENTS))
+    if training.noise is not None:
+        env_state, training.noise = env_state._replace(noise=jax.device_put(training.noise)), None
+    training.world = Stack([env_state])
     return training
 
 

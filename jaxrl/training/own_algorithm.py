@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl.algos.algorithm import Algorithm, check_metrics, sample
+from jaxrl.algos.algorithm import Algorithm, check_metrics
+from jaxrl.algos.exploration import sample
 from jaxrl.algos.networks import as_policy, policy_of
 from jaxrl.data.replay import replay_sample
 from jaxrl.errors import BadInput

@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 
 from jaxrl import Algorithm, BadInput, OffPolicySettings, behaviour_policy
-from jaxrl.algos.algorithm import add_noise
+from jaxrl.algos.exploration import add_noise
 from jaxrl.data.normalize import Moments, Normalizer
 from jaxrl.ops.distributions import Deterministic
 from jaxrl.runs.algorithms import find

@@ -46,6 +46,7 @@ PPO = run_config(
 RUNS = {
     "ddpg": DDPG,
     "ddpg, two Hoppers, two updates": DDPG.with_settings(env="Hopper-v5", num_envs=2, updates_per_step=2),
+    "ddpg, noise that lasts": DDPG.with_settings(num_envs=2, noise_correlation=0.8),
     "ppo": PPO,
     "ppo, normalised HalfCheetah": PPO.with_settings(
         env="HalfCheetah-v5", num_envs=2, normalize_obs=True, normalize_reward=True
@@ -75,7 +76,7 @@ def _digest_of(run):
             if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 leaf = jax.random.key_data(leaf)  # noqa: PLW2901
             found.update(np.asarray(leaf).tobytes())
-        found.update(repr((training.rng.bit_generator.state, training.step, envs.state())).encode())
+        found.update(repr((training.rng.bit_generator.state, training.step, training.noise, envs.state())).encode())
     finally:
         envs.close()
     return found.hexdigest()
