@@ -51,8 +51,9 @@ class ReplaySettings:
     updates_per_step: int = 1
     """Updates for each joint step of the environments: with N of them, for N steps."""
     noise_correlation: float = 0.0
-    """Correlation of the exploration's noise from step to step, below 1: 0 for noise that forgets, 0.9 for noise that
-    pushes the same way for some ten steps, where single pushes cancel out. How large the noise is, it leaves alone."""
+    """Correlation of the exploration's noise with that of the step before, at least 0 and below 1. At 0 the noise is
+    drawn anew at every step; at 0.9 it pushes the same way for some ten steps. It does not change how large the noise
+    is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +105,9 @@ class Algorithm(NamedTuple):
       defaults: settings by name that this row has where others have another default.
       check: `(run) -> None`; raises BadInput, in one line, where the run cannot work whatever the environment.
       explore: `(output, source, settings, bounds) -> (action, env_action)`: the action that is recorded, and the one
-        that the environment gets. `source` is a NumPy Generator, or on the device a JAX key; with `noise_correlation`,
-        which the functions of `jaxrl.algos.exploration` alone support, it is a `Noise`. `bounds` are the lowest and the
-        highest actions of a Box, `(A,)` each, and None for another space.
+        that the environment gets. `source` is a NumPy Generator, or on the device a JAX key. With a
+        `noise_correlation`, it is a `Noise`; a function of your own is not asked for that. `bounds` are the lowest and
+        the highest actions of a Box, `(A,)` each, and None for another space.
       horizon: `(config, updates) -> config` that anneals over so many updates; the same object where nothing anneals.
       update_actor, update_critic: two halves of `update`, or None where it has none. The first gives the state with its
         new actor, and what the second needs; `update_critic(state.critic, that) -> (critic, metrics)`. The next

@@ -1,8 +1,8 @@
 """How policies explore: the action that is drawn from a policy's output, as it is recorded and as the environment gets
 it.
 
-Noise that forgets from step to step cancels itself out where a task answers slowly: a car in a valley must be pushed
-the same way for seconds. With a correlation, the noise of a step is part that of the step before.
+Noise that is drawn anew at every step cancels itself out where a task answers slowly: a car in a valley must be pushed
+the same way for many steps. With a correlation, the noise of a step is in part that of the step before.
 """
 
 import math
@@ -70,7 +70,7 @@ def next_noise(last: Any, fresh: Any, correlation: float) -> Any:
       correlation: rho, from 0 to below 1: the correlation of one step with the next; of steps k apart `rho^k`.
 
     Returns:
-      `(N, A)`, where the arguments are.
+      `(N, A)`, in NumPy or JAX as the arguments.
 
     Source: Lillicrap et al. 2015 (arXiv 1509.02971), section 7, for DDPG (`theta` 0.15); Eberhard et al. 2023, "Pink
     noise is all you need", for policies that are sampled.
@@ -78,13 +78,17 @@ def next_noise(last: Any, fresh: Any, correlation: float) -> Any:
     return correlation * last + math.sqrt(1 - correlation**2) * fresh
 
 
-def check_noise_correlation(row: Any, correlation: float) -> None:
-    """Raises BadInput unless the row can explore by noise with this correlation."""
-    if not 0 <= correlation < 1:
+def check_noise_correlation(row: Any, settings: Any) -> None:
+    """Raises BadInput unless the row can explore by noise with the correlation that the settings of its loop have. Only
+    the loop off_policy asks for it."""
+    if row.loop != "off_policy":
+        return
+    correlation = settings.noise_correlation
+    if not isinstance(correlation, int | float) or not 0 <= correlation < 1:
         raise BadInput(f"noise_correlation is {correlation}: it must be at least 0, and below 1")
     if correlation and row.explore not in (sample, add_noise, sample_in_units):
         raise BadInput(
-            f"noise_correlation is {correlation}, but {row.name} explores by a function of its own: leave it off"
+            f"noise_correlation is {correlation}, but {row.name} explores by a function of its own: set it to 0"
         )
 
 
@@ -93,7 +97,7 @@ def check_takes_noise(row: Any, output: Any) -> None:
     if row.explore is not add_noise and type(output) not in (DiagGaussian, TanhGaussian):
         raise BadInput(
             f"noise_correlation needs a DiagGaussian or TanhGaussian, and the actor gives a {type(output).__name__}: "
-            "leave it off"
+            "set it to 0"
         )
 
 

@@ -16,11 +16,7 @@ from jaxrl.runs.algorithms import find
 
 
 def behaviour_policy(
-    algorithm: str | Algorithm,
-    state: Any,
-    normalizer: Normalizer | None = None,
-    settings: Any = None,
-    noise: Array | None = None,
+    algorithm: str | Algorithm, state: Any, normalizer: Normalizer | None = None, settings: Any = None
 ) -> Callable[[Array, Array], tuple[Any, Any]]:
     """How a row acts in training, for `jaxrl.collect`.
 
@@ -29,8 +25,6 @@ def behaviour_policy(
       state: of that row.
       normalizer: of JAX arrays, frozen here; None where observations are not normalised.
       settings: of the row's loop; None for their defaults.
-      noise: `(N, A)`, standard normal: what to explore with on the next step, where the settings have a
-        `noise_correlation`. `jaxrl.algos.exploration.next_noise` gives that of the step after.
 
     Returns:
       `act(key, obs) -> (action, env_action)`, from raw observations `(N, S)`: what is recorded, and what the
@@ -38,21 +32,35 @@ def behaviour_policy(
 
     Raises:
       BadInput: the row adds noise to its actions, and the state does not say within which bounds; or the settings have
-        a `noise_correlation` and there is no noise, or the other way round.
+        a `noise_correlation`, and what is returned here does not remember the noise of the step before.
     """
     row = find(algorithm) if isinstance(algorithm, str) else algorithm
-    settings, bounds = row.settings() if settings is None else settings, _bounds(state)
+    settings = row.settings() if settings is None else settings
+    if row.loop == "off_policy" and settings.noise_correlation:
+        raise BadInput(
+            f"noise_correlation is {settings.noise_correlation}, but this policy does not remember the noise of the "
+            "step before: set it to 0"
+        )
+    return exploring_policy(row, state, normalizer, settings)
+
+
+def exploring_policy(
+    row: Algorithm, state: Any, normalizer: Normalizer | None, settings: Any, noise: Array | None = None
+) -> Callable[[Array, Array], tuple[Any, Any]]:
+    """`behaviour_policy` for one step, with its noise where that lasts from step to step.
+
+    Args:
+      row, state, normalizer, settings: as of `behaviour_policy`.
+      noise: `(N, A)`, standard normal: what the step is explored with. None where `act` draws it.
+    """
+    bounds = _bounds(state)
     if row.explore is add_noise and bounds is None:
         raise BadInput(f"the state of {row.name} has no task with low and high: noise on actions needs their bounds")
-    correlation = getattr(settings, "noise_correlation", 0)
-    if (noise is None) != (correlation == 0):
-        had = "no noise is given" if noise is None else "noise is given"
-        raise BadInput(f"noise_correlation is {correlation}, and {had}: give noise, or leave both off")
     see = observer_on_device(normalizer)
 
     def act(key: Array, obs: Array) -> tuple[Any, Any]:
-        output = as_policy(row.act(state, see(obs)))
-        return row.explore(output, key if noise is None else Noise(noise), settings, bounds)
+        source = key if noise is None else Noise(noise)
+        return row.explore(as_policy(row.act(state, see(obs))), source, settings, bounds)
 
     return act
 

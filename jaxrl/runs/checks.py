@@ -51,7 +51,7 @@ def _check_algorithm(run: RunConfig) -> None:
     row = run.row
     if run.networks is not None and not {"actor", "critic"} <= inspect.signature(row.init).parameters.keys():
         raise BadInput(f"networks are given, but init of {row.name} takes no actor and critic: leave networks off")
-    check_noise_correlation(row, getattr(run.loop, "noise_correlation", 0))
+    check_noise_correlation(row, run.loop)
     if getattr(run.loop, "normalize_reward", False) and not hasattr(run.agent, "gamma"):
         raise BadInput(f"normalize_reward needs a discount, and {row.config.__name__} has no gamma: leave it off")
 

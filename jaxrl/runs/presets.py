@@ -33,10 +33,11 @@ MUJOCO_DEFAULTS: dict[str, Any] = {
     "total_steps": 1_000_000, "num_envs": 8, "num_steps": 256, "normalize_obs": True, "normalize_reward": True,
     "eval_every": 100_000, "num_epochs": 10, "num_minibatches": 32, "anneal_learning_rate": True,
 }  # fmt: skip
-# A car that is to get up a hill must be pushed the same way for tens of steps: noise that forgets never takes it there,
-# and then nothing rewards a push. Its velocity is at most 0.07 and reaches the networks as it is. At a low rate TD3's
-# critic learns that a push to the right is good before it learns when; from loud noise, most of it at the bounds, it
-# learns that no push is too strong. Then the actor sits at a bound, where its tanh has no slope to come back by.
+# A car that is to get up a hill must be pushed the same way for tens of steps. Noise that is drawn anew at every step
+# hardly ever takes it there, and so no push is ever rewarded. Its velocity is at most 0.07, and reaches the networks as
+# it is: a critic with a low rate learns that a push to the right is good long before it learns when. Loud noise lies
+# mostly at the bounds: from it TD3's critic learns that the strongest push is the best one. In both cases the actor
+# goes to a bound, where the slope of tanh is 0, and stays.
 MOUNTAIN_CAR: dict[str, Any] = {
     "buffer_size": 100_000, "tau": 0.01, "hidden_sizes": (64, 64), "actor_learning_rate": 1e-3,
 }  # fmt: skip
@@ -48,7 +49,7 @@ DDPG: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 TD3: dict[str, dict[str, Any]] = DDPG | {
     "MountainCarContinuous-v0": MOUNTAIN_CAR | {
-        "total_steps": 30_000, "learning_starts": 1_000, "exploration_noise": 0.7, "noise_correlation": 0.95,
+        "total_steps": 20_000, "learning_starts": 1_000, "exploration_noise": 0.7, "noise_correlation": 0.95,
         "critic_learning_rate": 3e-3,
     },
 }  # fmt: skip

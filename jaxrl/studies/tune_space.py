@@ -63,12 +63,13 @@ OFF_POLICY: dict[str, Range | Choice] = {
     "gamma": GAMMA,
     "tau": Range(1e-3, 0.05, log=True),
     "batch_size": Choice((64, 128, 256, 512)),
+    "noise_correlation": Choice((0.0, 0.5, 0.9, 0.95)),
 }
 SPACES: dict[str, Space] = {
     "ppo": PPO | {"clip_eps": Choice((0.1, 0.2, 0.3))},
     "ppo_kl": PPO | {"kl_coef": Range(0.1, 30.0, log=True), "kl_target": Range(3e-4, 0.03, log=True)},
-    "ddpg": OFF_POLICY | {"exploration_noise": Range(0.05, 0.5)},
-    "td3": OFF_POLICY | {"exploration_noise": Range(0.05, 0.5)},
+    "ddpg": OFF_POLICY | {"exploration_noise": Range(0.05, 1.0)},
+    "td3": OFF_POLICY | {"exploration_noise": Range(0.05, 1.0)},
     "sac": OFF_POLICY,
 }
 

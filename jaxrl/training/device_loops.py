@@ -14,7 +14,7 @@ from jaxrl.algos.exploration import next_noise
 from jaxrl.data.normalize_on_device import normalize_rollout_on_device
 from jaxrl.data.replay import Replay, replay_add, replay_sample
 from jaxrl.envs.on_device import DeviceEnvs, DeviceEnvState, collect_counted
-from jaxrl.runs.behaviour import behaviour_policy
+from jaxrl.runs.behaviour import exploring_policy
 from jaxrl.runs.config import RunConfig
 from jaxrl.training.device_report import Report, empty_report, noted
 from jaxrl.training.off_policy import mean_metrics
@@ -57,7 +57,7 @@ def on_policy_call(run: RunConfig, envs: DeviceEnvs, max_updates: int) -> Call:
     row, stops = run.row, run.on_fault == "stop"
 
     def update(carry: Carry, report: Report, settings: Any) -> tuple[Carry, Any]:
-        act = behaviour_policy(row, carry.state, carry.normalizer, settings)
+        act = exploring_policy(row, carry.state, carry.normalizer, settings)
         env_state, rollout, episodes = collect_counted(envs, carry.env_state, act, settings.num_steps)
 
         def learn(carry: Carry) -> tuple[Carry, Array]:
@@ -94,7 +94,7 @@ def off_policy_call(run: RunConfig, envs: DeviceEnvs, max_updates: int, is_rando
             act = uniform_policy(envs)
         else:
             env_state = _with_next_noise(env_state, settings.noise_correlation)
-            act = behaviour_policy(row, carry.state, None, settings, env_state.noise)
+            act = exploring_policy(row, carry.state, None, settings, env_state.noise)
         env_state, rollout, episodes = collect_counted(envs, env_state, act, 1)
         halts = report.halted | ~rollout.valid.all() if stops else jnp.zeros((), bool)
         rows = jax.tree.map(lambda column: column[0], rollout)

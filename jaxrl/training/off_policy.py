@@ -105,7 +105,7 @@ def off_policy(
         else:
             with timer("policy"):
                 output = policy(training.envs.obs)
-            action, env_action = run.row.explore(output, _source(run, training), run.loop, bounds)
+            action, env_action = run.row.explore(output, _generator_or_noise(run, training), run.loop, bounds)
         before = training.step
         transition = take_step(training, runner, env_action)._replace(action=action)
         training.steps_due += 0 if is_random else training.step - before
@@ -115,7 +115,7 @@ def off_policy(
 LOOP = Loop(prepare, programs, off_policy)
 
 
-def _source(run: RunConfig, training: Training) -> np.random.Generator | Noise:
+def _generator_or_noise(run: RunConfig, training: Training) -> np.random.Generator | Noise:
     """What the next action is drawn with: a generator, or noise that lasts from step to step."""
     if training.noise is None:
         return training.rng

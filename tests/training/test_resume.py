@@ -76,7 +76,8 @@ def _digest_of(run):
             if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 leaf = jax.random.key_data(leaf)  # noqa: PLW2901
             found.update(np.asarray(leaf).tobytes())
-        found.update(repr((training.rng.bit_generator.state, training.step, training.noise, envs.state())).encode())
+        found.update(repr((training.rng.bit_generator.state, training.step, envs.state())).encode())
+        found.update(b"" if training.noise is None else training.noise.tobytes())
     finally:
         envs.close()
     return found.hexdigest()
