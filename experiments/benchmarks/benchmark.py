@@ -27,7 +27,7 @@ import timed_rest
 import timed_runs
 from timed_runs import JOBS, UPDATE, Tables
 
-from jaxrl.studies.machine import machine
+from jaxrl.runs.origin import machine, versions
 from jaxrl.studies.script import Parser
 from jaxrl.studies.tables import markdown
 
@@ -108,7 +108,7 @@ def main() -> None:
     print(text)
     if given.out is not None:
         (given.out / f"{given.name}.md").write_text(text)
-        content = {"command": given.name, "repeats": given.repeats, "machine": machine(), "tables": tables}
+        content = {"command": given.name, "repeats": given.repeats, "machine": machine() | versions(), "tables": tables}
         (given.out / f"{given.name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -5,15 +5,14 @@ import errno
 import itertools
 import json
 import os
-import platform
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 
 from jaxrl.errors import BadInput
+from jaxrl.runs.origin import commit, machine, versions
 from jaxrl.storage.files import write_atomically
 from jaxrl.storage.policy import save_policy
 
@@ -21,8 +20,6 @@ try:
     import fcntl
 except ImportError:  # Windows has no such locks.
     fcntl = None  # type: ignore[assignment]
-
-PACKAGES = "jaxrl-kernels", "jax", "jaxlib", "flax", "optax", "gymnasium", "mujoco", "numpy"
 
 
 class RunFolder:
@@ -68,9 +65,10 @@ class RunFolder:
         """Writes `config.json`.
 
         Args:
-          record: the run's settings, JSON-able. The versions of the packages and the device are added.
+          record: the run's settings, JSON-able. Where its numbers come from is added.
         """
-        about = {"run": record, "versions": versions(), "device": str(jax.devices()[0])}
+        origin = {"versions": versions(), "commit": commit(), "machine": machine(), "device": str(jax.devices()[0])}
+        about = {"run": record} | origin
         text = json.dumps(about, indent=2).encode() + b"\n"
         write_atomically(self.path / "config.json", lambda file: file.write(text))
 
@@ -156,14 +154,3 @@ def reachable(named: Path, here: Path) -> Path:
     """The path `named`, relative to `here`, as it stands where that still leads there: nothing has moved the working
     folder. Else the path from `here`."""
     return named if working_folder() == here else here / named
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that a run's numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -10,7 +10,7 @@ runs, or from SIGUSR1 to SIGUSR2, and the study says what is left and when it wi
 The file says what to run, in flags of `jaxrl train`:
 
     name = "cartpole"                      # its runs go to runs/studies/cartpole/TASK/VARIANT/seed-K
-    results = "experiments/results/cartpole"   # .csv with every evaluation, .json with versions and machine
+    results = "experiments/results/cartpole"   # .csv with every evaluation, .json with where it comes from
     figure = "plots/cartpole"
     seeds = [0, 1, 2]
     flags = "--total-steps 100000"         # of every run
@@ -34,6 +34,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from jaxrl.studies.study_file import check, load, parts_of
 from jaxrl.studies.study_run import JAXRL, Part
 from jaxrl.studies.yielding import Yielding
 
+ORIGIN = "commit", "machine", "versions", "device"  # Of a run, in its config.json.
 COLUMNS = "env", "variant", "seed", "step", "mean_return", "std_return", "episodes"
 
 
@@ -75,7 +77,17 @@ def collect(parts: Sequence[Part], so_far: bool = False) -> list[dict[str, Any]]
     return sorted(rows, key=lambda row: (-order[row["env"], row["variant"]], row["seed"], int(row["step"])))
 
 
-def write(rows: Sequence[dict[str, Any]], study: dict[str, Any]) -> None:
+def origins(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """Where the runs' numbers come from: each commit, machine and set of versions once, and how many runs are of it."""
+    found: Counter[str] = Counter()
+    for part in parts:
+        with contextlib.suppress(OSError, ValueError):  # It has not begun, or its folder is damaged.
+            about = json.loads((part.folder / "config.json").read_text())
+            found[json.dumps({name: about.get(name) for name in ORIGIN})] += 1
+    return [{"runs": count} | json.loads(origin) for origin, count in found.items()]
+
+
+def write(rows: Sequence[dict[str, Any]], study: dict[str, Any], origins: Sequence[dict[str, Any]]) -> None:
     """The results as a table, and beside it what they come from."""
     results = Path(study["results"])
     results.parent.mkdir(parents=True, exist_ok=True)
@@ -83,9 +95,7 @@ def write(rows: Sequence[dict[str, Any]], study: dict[str, Any]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    from jaxrl.studies.machine import machine  # Brings JAX, which a mistake need not wait for.
-
-    about = {name: study[name] for name in ("name", "flags", "tasks", "variants", "seeds")} | {"machine": machine()}
+    about = {name: study[name] for name in ("name", "flags", "tasks", "variants", "seeds")} | {"origins": origins}
     results.with_name(results.name + ".json").write_text(json.dumps(about, indent=1) + "\n")
 
 
@@ -130,7 +140,7 @@ def _main(argv: Sequence[str] | None, prog: str | None) -> int:
                     wrong = on_machine.run_all(waiting, max(1, int(cores / study["cores"])), yielding)
         rows = collect(parts, given.so_far)
         if rows:
-            write(rows, study)
+            write(rows, study, origins(parts))
         elif not wrong:
             raise Mistake("none of its runs has been evaluated yet")
     except Mistake as error:

@@ -16,6 +16,7 @@ import pytest
 from jaxrl import train
 from jaxrl.cli.arguments import parse_run
 from jaxrl.cli.main import main
+from jaxrl.runs.origin import commit, machine, versions
 from jaxrl.studies import yielding
 from jaxrl.studies.study_run import Part
 
@@ -100,11 +101,10 @@ def test_a_study_is_run_once_and_written_down(tmp_path):
     least = min(int(row["step"]) for row in found if int(row["step"]) >= 600)
     assert f"| CartPole-v1 | clip 0.2 | 2 | {least} | {sum(last) / 2:,.1f} |" in out
     about = json.loads((folder / "found/small.json").read_text())
-    assert (
-        about["machine"]["jax"]
-        and about["machine"]["cores"]
-        and about["variants"] == {"clip 0.2": "--checkpoint-every 500"}
-    )
+    assert about["variants"] == {"clip 0.2": "--checkpoint-every 500"}
+    [origin] = about["origins"]
+    assert origin["runs"] == 2 and origin["versions"] == versions() and origin["machine"] == machine()
+    assert origin["commit"] == commit()
     assert (folder / "found/figure.png").is_file()
     changed = {path: path.stat().st_mtime_ns for path in runs.rglob("*.csv")}
     code, out, _ = run(folder)

@@ -66,6 +66,7 @@ def test_the_folder_a_run_leaves(tmp_path):
     about = json.loads((folder / "config.json").read_text())
     assert about["run"]["total_steps"] == 640
     assert {"jax", "gymnasium", "numpy"} <= set(about["versions"])
+    assert about["machine"]["processor"] and about["machine"]["cores"] and about["device"] == "cpu:0"
     assert run_from_json(about["run"]) == tiny(tmp_path)
     assert [int(step) for (step,) in rows(folder / "evaluations.csv", "step")] == [0, 256, 512, 640]
     assert (
