@@ -134,3 +134,17 @@ class ScriptedVector(VectorEnv):
                 self._obs[i] = env.reset()[0]
         self._over = terminated | truncated
         return self._obs, reward, terminated, truncated, infos
+
+
+class Still(gym.Env):
+    """Nothing happens; two actions with ranges of their own."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Box(np.array([-2.0, 0.1], np.float32), np.array([2.0, 0.7], np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, self.np_random.random() < 0.01, {}

@@ -72,8 +72,8 @@ def next_noise(last: Any, fresh: Any, correlation: float) -> Any:
     Returns:
       `(N, A)`, in NumPy or JAX as the arguments.
 
-    Source: Lillicrap et al. 2015 (arXiv 1509.02971), section 7, for DDPG (`theta` 0.15); Eberhard et al. 2023, "Pink
-    noise is all you need", for policies that are sampled.
+    Source: Lillicrap et al. 2015 (arXiv 1509.02971), section 7, for DDPG (`theta` 0.15). Eberhard et al. 2023, "Pink
+    noise is all you need", draw a policy's samples with noise that lasts, too; theirs is pink.
     """
     return correlation * last + math.sqrt(1 - correlation**2) * fresh
 

@@ -63,7 +63,6 @@ OFF_POLICY: dict[str, Range | Choice] = {
     "gamma": GAMMA,
     "tau": Range(1e-3, 0.05, log=True),
     "batch_size": Choice((64, 128, 256, 512)),
-    "noise_correlation": Choice((0.0, 0.5, 0.9, 0.95)),
 }
 SPACES: dict[str, Space] = {
     "ppo": PPO | {"clip_eps": Choice((0.1, 0.2, 0.3))},

@@ -4,16 +4,15 @@ import dataclasses
 import os
 import signal
 from pathlib import Path
-from typing import NamedTuple
 
 import flax.linen as nn
-import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
 from scipy.signal import lfilter
+from scripted import Still
 
 from jaxrl import (
     BadInput,
@@ -34,7 +33,7 @@ from jaxrl.runs.config import default_run
 from jaxrl.runs.record import load_run
 from jaxrl.storage.files import load_arrays
 
-LOW, HIGH = np.array([-2.0, 0.1], np.float32), np.array([2.0, 0.7], np.float32)
+LOW, HIGH = Still.action_space.low, Still.action_space.high
 ACT = {"td3": td3_act, "sac": sac_act}
 
 
@@ -93,26 +92,6 @@ def test_given_noise_is_added_in_units_of_half_the_range(library):
 # --- the loops --------------------------------------------------------------------------------------------------------
 
 
-class Still(gym.Env):
-    """Nothing happens; two actions with ranges of their own."""
-
-    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-    action_space = spaces.Box(LOW, HIGH)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        return np.zeros(1, np.float32), 0.0, False, self.np_random.random() < 0.01, {}
-
-
-class StillState(NamedTuple):
-    """Nothing."""
-
-    nothing: jax.Array
-
-
 @dataclasses.dataclass(frozen=True)
 class StillOnDevice:
     """The same inside JAX."""
@@ -122,7 +101,7 @@ class StillOnDevice:
     time_limit = 100
 
     def reset(self, key):
-        return StillState(jnp.zeros(())), jnp.zeros(1)
+        return jnp.zeros(()), jnp.zeros(1)
 
     def step(self, state, action, key):
         return state, jnp.zeros(1), jnp.zeros(()), jnp.zeros((), bool)

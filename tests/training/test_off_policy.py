@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from scripted import EPISODES, Scripted
+from scripted import EPISODES, Scripted, Still
 from settings import run_config
 
 from jaxrl import BadInput, DDPGConfig, ddpg_act, load_policy, make_envs, train
@@ -102,20 +102,6 @@ def test_the_buffer_holds_what_happened(tmp_path, mode, num_envs):
     stored = {tuple(action) for action in rows.action}
     assert stored <= {tuple(action) for env in made for action in env.received}
     assert len(stored) > size / 2
-
-
-class Still(gym.Env):
-    """Nothing happens; two actions with ranges of their own."""
-
-    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-    action_space = spaces.Box(np.array([-2.0, 0.1], np.float32), np.array([2.0, 0.7], np.float32))
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        return np.zeros(1, np.float32), 0.0, False, self.np_random.random() < 0.01, {}
 
 
 def test_uniform_first_then_noise_in_units_of_each_range(tmp_path):
