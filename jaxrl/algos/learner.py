@@ -16,6 +16,8 @@ from flax.training.train_state import TrainState
 from jax import Array
 from jax.typing import ArrayLike
 
+from jaxrl.ops.arrays import common_type
+
 State = TypeVar("State", bound=TrainState)
 
 
@@ -175,7 +177,7 @@ def apply_gradients(
       as given; whether it and the whole report are finite.
     """
     # Squares of bfloat16 are added up in float32: in their own type, a sum of many would stop growing.
-    norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads))
+    norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(common_type(g.dtype, jnp.float32)), grads))
     finite = jnp.isfinite(jnp.stack([norm, *report.values()])).all()
 
     # Only what moves goes through the branch: the rest would be copied. Each parameter keeps its type.

@@ -19,6 +19,7 @@ from jaxrl.algos.ppo_state import PPOState, ppo_init
 from jaxrl.data.batch import mask_invalid, shuffled_minibatches
 from jaxrl.data.transition import Transition
 from jaxrl.device import compiled
+from jaxrl.ops.arrays import common_type
 from jaxrl.ops.distributions import Distribution, kl_divergence
 from jaxrl.ops.losses import (
     adapt_kl_coef,
@@ -257,10 +258,13 @@ def _possible_actions(rollout: Transition, policy: Distribution) -> Array:
     mode = policy.mode()
     axes = ", ".join(["T", "N", *map(str, mode.shape[2:])])
     chex.assert_shape(rollout.action, mode.shape, custom_message=f"rollout.action must be ({axes})")
+    action = rollout.action
+    if jnp.issubdtype(mode.dtype, jnp.floating):  # Rows of float32 meet networks of float64 under jax_enable_x64.
+        action = action.astype(common_type(action.dtype, mode.dtype))
     if rollout.valid is None:
-        return rollout.action
+        return action
     valid = rollout.valid.reshape(rollout.valid.shape + (1,) * (mode.ndim - 2))
-    return jnp.where(valid, rollout.action, mode.astype(rollout.action.dtype))
+    return jnp.where(valid, action, mode.astype(action.dtype))
 
 
 def _flat(rows: Any) -> Any:

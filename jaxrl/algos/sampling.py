@@ -14,6 +14,7 @@ from jaxrl.algos.checks import check_key, described
 from jaxrl.data.completions import Completions
 from jaxrl.device import check_process
 from jaxrl.errors import BadInput
+from jaxrl.ops.arrays import common_type
 
 
 @runtime_checkable
@@ -135,7 +136,7 @@ def _sample(
     policy = policy if isinstance(policy, CachedPolicy) else _Recomputed(policy)
     size = len(tokens)
     logits, cache = policy.start(params, tokens, attention, max_new_tokens)
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    dtype = common_type(logits.dtype, jnp.float32)
 
     def draw(drawn: _Drawn) -> _Drawn:
         token, log_prob = _draw(jax.random.fold_in(key, drawn.step), drawn.logits.astype(dtype), temperature)

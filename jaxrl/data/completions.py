@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxrl.errors import BadInput
+from jaxrl.ops.arrays import common_type
 from jaxrl.ops.sequences import peers
 
 MAY_BE_NONE = "attention", "valid", "log_prob"
@@ -135,7 +136,7 @@ def mask_unusable(completions: Completions, vocab_size: int, dtype: Any) -> tupl
     shape = jnp.shape(completions.tokens)
     tokens, group = jnp.asarray(completions.tokens), jnp.asarray(completions.group)
     # An int8 or uint8 cannot hold every vocabulary's size, and would be compared with what is left of it.
-    tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.int32))
+    tokens = tokens.astype(common_type(tokens.dtype, jnp.int32))
     mask, odd_mask = _flags(completions.mask)
     attention, odd_attention = _flags(jnp.ones(shape, bool) if completions.attention is None else completions.attention)
     valid, odd_valid = _flags(jnp.ones(shape[:1], bool) if completions.valid is None else completions.valid)

@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxrl.device import compiled
+from jaxrl.ops.arrays import common_type
 
 
 @compiled
@@ -44,7 +45,7 @@ def leave_one_out(reward: Array, group: Array, valid: Array | None = None) -> Ar
             chex.assert_shape(argument, jnp.shape(reward), custom_message=f"{name} must be shaped like reward")
     together = peers(group, jnp.ones(jnp.shape(group), bool) if valid is None else jnp.asarray(valid, bool))
     reward = jnp.asarray(reward)
-    reward = reward.astype(jnp.promote_types(reward.dtype, jnp.float32))
+    reward = reward.astype(common_type(reward.dtype, jnp.float32))
     difference = jnp.where(together, reward[:, None] - reward[None, :], 0)
     return difference.sum(1) / jnp.maximum(together.sum(1) - 1, 1).astype(reward.dtype)
 
@@ -124,5 +125,5 @@ def _next_log_probs(logits: Array, mask: Array, temperature: ArrayLike) -> Array
     """Log-probabilities of the tokens at positions 1 to L - 1, `(B, L - 1, V)`."""
     # Zeros where nothing is predicted: a NaN there would reach the gradient in spite of a weight of 0.
     logits = jnp.where(mask[:, 1:, None], logits[:, :-1], jnp.zeros((), logits.dtype))
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits.astype(common_type(logits.dtype, jnp.float32))
     return jax.nn.log_softmax(logits / jnp.asarray(temperature, logits.dtype), axis=-1)

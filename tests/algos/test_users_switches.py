@@ -22,6 +22,8 @@ import jaxrl
 from jaxrl import (
     DDPGConfig,
     PPOConfig,
+    SACConfig,
+    TD3Config,
     Transition,
     adapt_kl_coef,
     clipped_surrogate,
@@ -38,6 +40,12 @@ from jaxrl import (
     replay_add,
     replay_init,
     replay_sample,
+    sac_act,
+    sac_init,
+    sac_update,
+    td3_act,
+    td3_init,
+    td3_update,
     td_target,
     train,
     train_many,
@@ -47,6 +55,7 @@ from jaxrl.algos.networks import (
     DeterministicActor,
     GaussianActor,
     MultiCategoricalActor,
+    SquashedGaussianActor,
     host_policy,
 )
 from jaxrl.data.normalize import Moments, Normalizer, moments_init, moments_update, normalize_rollout, observer
@@ -107,7 +116,9 @@ FULL = PPO.replace(
     kl_coef=1.0, kl_target=0.01, stop_kl=0.5, value_clip_eps=0.2, ent_coef=0.01, anneal_learning_rate=True,
     anneal_clip=True, anneal_updates=10.0,
 )  # fmt: skip
-DDPG = DDPGConfig(hidden_sizes=(4, 4))
+DDPG, TD3, SAC = (config(hidden_sizes=(4, 4)) for config in (DDPGConfig, TD3Config, SACConfig))
+INITS = {"ppo": (ppo_init, FULL), "ddpg": (ddpg_init, DDPG), "td3": (td3_init, TD3), "sac": (sac_init, SAC)}
+UPDATES = {"ppo": ppo_update, "ddpg": ddpg_update, "td3": td3_update, "sac": sac_update}
 
 
 def numbers(seed, *shape):
@@ -133,7 +144,7 @@ def given():
     """What the kernels take, on the device before any switch is set."""
     things = {"key": jax.random.key(1), "gamma": np.float32(0.9), "x": numbers(3, T, N), "y": numbers(4, T, N)}
     things |= {"weight": np.ones((T, N), np.float32), "flags": numbers(5, T, N) > 1, "whole": np.arange(T)}
-    things |= {"ppo": ppo_init(things["key"], FULL, OBS, BOX), "ddpg": ddpg_init(things["key"], DDPG, OBS, BOX)}
+    things |= {name: init(things["key"], config, OBS, BOX) for name, (init, config) in INITS.items()}
     things["rollout"] = transitions(numbers(6, T, N, A), T, N)
     batch = transitions(numbers(7, T, A), T)
     things |= {"batch": batch, "obs": batch.obs, "replay": replay_add(replay_init(8, S, A), batch)}
@@ -162,13 +173,19 @@ KERNELS = {
     "ppo_update": lambda g: ppo_update(g["ppo"], g["rollout"]),
     "ddpg_act": lambda g: ddpg_act(g["ddpg"], g["obs"]),
     "ddpg_update": lambda g: ddpg_update(g["ddpg"], g["batch"]),
+    "td3_act": lambda g: td3_act(g["td3"], g["obs"]),
+    "td3_update": lambda g: td3_update(g["td3"], g["batch"]),
+    "sac_act": lambda g: sac_act(g["sac"], g["obs"]),
+    "sac_update": lambda g: sac_update(g["sac"], g["batch"]),
     "replay_add": lambda g: replay_add(g["replay"], g["batch"]),
     "replay_sample": lambda g: replay_sample(g["replay"], g["key"], 3),
 }
 # These are called as they are, or not at all.
 EAGER_KERNELS = {
-    "ppo_init": lambda g: ppo_init(g["key"], FULL, OBS, BOX),
-    "ddpg_init": lambda g: ddpg_init(g["key"], DDPG, OBS, BOX),
+    **{
+        f"{name}_init": lambda g, init=init, config=config: init(g["key"], config, OBS, BOX)
+        for name, (init, config) in INITS.items()
+    },
     "replay_init": lambda g: replay_init(8, S, A),
     "replace_config": lambda g: (g["ppo"].replace_config(gamma=0.5, kl_coef=2.0), g["ddpg"].replace_config(tau=1)),
     "stream_key": lambda g: stream_key(3, 0),
@@ -208,6 +225,18 @@ def test_a_kernel_passes_in_float64_under_all_three(given, name):
         found = KERNELS[name](given)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(KERNELS[name](given)), strict=True):
         assert one.shape == other.shape
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_an_update_in_float64_takes_rows_of_float32_under_all_three(given, name):
+    """The rows are what every environment gives."""
+    init, config = INITS[name]
+    rows = given["rollout" if name == "ppo" else "batch"]
+    with switched(STRICT | {"jax_enable_x64": True}):
+        state, metrics = UPDATES[name](init(given["key"], config, OBS, BOX), rows)
+        metrics = jax.device_get(metrics)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.actor.params)} == {np.dtype(np.float64)}
+    assert metrics["grad_norm_critic"] > 0 and metrics["skipped_updates"] == 0
 
 
 @pytest.mark.parametrize("name", EAGER_KERNELS)
@@ -304,7 +333,7 @@ RUNS = {
             squash_actions=True,
         ),
     ),
-    "ddpg": run_config(env=box, agent=DDPG, **OFF, **COMMON),
+    **{name: run_config(env=box, agent=INITS[name][1], **OFF, **COMMON) for name in ("ddpg", "td3", "sac")},
 }  # fmt: skip
 
 
@@ -386,7 +415,7 @@ def test_a_run_passes_under_jax_s_debugging_modes(tmp_path, alone, name, switch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ppo", "ddpg"])
+@pytest.mark.parametrize("name", RUNS)
 def test_a_run_passes_in_float64_under_all_three(tmp_path, name):
     with switched(STRICT | {"jax_enable_x64": True}):
         result = train(dataclasses.replace(RUNS[name], run_dir=str(tmp_path / "run")))
@@ -440,6 +469,7 @@ ACTORS = {
     "MultiCategoricalActor": (MultiCategoricalActor, (4,), (2, 3), (0, 1)),
     "GaussianActor": (GaussianActor, (4,), (-2.0, -2.0), (3.0, 3.0), 0.0, False),
     "DeterministicActor": (DeterministicActor, (4, 4), (-2.0, -2.0), (3.0, 3.0)),
+    "SquashedGaussianActor": (SquashedGaussianActor, (4, 4), (-2.0, -2.0), (3.0, 3.0)),
 }
 
 
