@@ -41,7 +41,7 @@ def add_noise(output: Any, source: Any, settings: Any, bounds: tuple[np.ndarray,
     if not isinstance(numbers, np.ndarray):
         lowest, highest, reach = (jnp.asarray(each[None], mode.dtype) for each in (low, high, (high - low) / 2))
         scale = jnp.asarray(settings.exploration_noise, mode.dtype) * reach
-        action = (mode + scale * numbers).clip(lowest, highest)
+        action = (mode + scale * numbers.astype(mode.dtype)).clip(lowest, highest)
         return action, action
     with np.errstate(all="ignore"):
         action = np.clip(mode + settings.exploration_noise * (high - low) / 2 * numbers, low, high).astype(np.float32)

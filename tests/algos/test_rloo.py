@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import Adam, assert_equal
+from switches import STRICT, switched
 from token_policies import PLACES, V, completions, distribution, parameters, plain_log_prob, policy
 
 from jaxrl import (
@@ -521,27 +522,18 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_guards_against_transfers_and_promotions_have_nothing_to_find(dtype):
-    switches = {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"}
-    switches["jax_transfer_guard"] = "disallow"
-
     def bigram(params, tokens, attention):
         return jnp.einsum("blv,vw->blw", jax.nn.one_hot(tokens, V), params)
 
-    before = {name: getattr(jax.config, name) for name in [*switches, "jax_enable_x64"]}
-    try:
-        jax.config.update("jax_enable_x64", dtype == np.float64)
+    with switched({"jax_enable_x64": dtype == np.float64}):
         rows = completions(log_prob=np.full(12, -3.0))
         rows = jax.device_put(jax.tree.map(lambda x: x.astype(dtype) if x.dtype == float else x, rows))
         rows = rows._replace(tokens=rows.tokens.astype(jnp.int8))
         params, key = jax.device_put(np.asarray(parameters()["next"], dtype)), jax.random.key(0)
         config = FREE.replace(clip_eps=0.2, normalize_advantages=True, length_normalize=True, num_minibatches=3)
-        for name, value in switches.items():
-            jax.config.update(name, value)
-        state, metrics = rloo_update(rloo_init(key, config, bigram, params), rows)
-        prompts = np.ones((4, 2), np.int32)
-        drawn = sample_completions(bigram, state.policy.params, key, prompts, prompts == 1, 2, 0.5, np.array([0, 2]))
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
+        with switched(STRICT):
+            state, metrics = rloo_update(rloo_init(key, config, bigram, params), rows)
+            prompts, ends = np.ones((4, 2), np.int32), np.array([0, 2])
+            drawn = sample_completions(bigram, state.policy.params, key, prompts, prompts == 1, 2, 0.5, ends)
     assert state.policy.params.dtype == drawn.log_prob.dtype == dtype
     assert int(metrics["skipped_updates"]) == 0 and drawn.tokens.shape == (4, 4)

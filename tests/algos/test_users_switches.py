@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from settings import run_config
+from switches import STRICT, switched
 
 import jaxrl
 from jaxrl import (
@@ -67,24 +68,11 @@ from jaxrl.storage.policy import save_policy
 from jaxrl.training.evaluate import evaluate
 
 ROOT = Path(jaxrl.__file__).parent.parent
-STRICT = {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict", "jax_transfer_guard": "disallow"}
 DEBUG = {
     "debug_nans and debug_infs": {"jax_debug_nans": True, "jax_debug_infs": True},
     "check_tracer_leaks": {"jax_check_tracer_leaks": True},
     "disable_jit": {"jax_disable_jit": True},
 }
-
-
-@contextlib.contextmanager
-def switched(switches):
-    before = {name: getattr(jax.config, name) for name in switches}
-    try:
-        for name, value in switches.items():
-            jax.config.update(name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
 
 
 def only(name):
@@ -419,6 +407,19 @@ def test_a_run_passes_under_jax_s_debugging_modes(tmp_path, alone, name, switch)
 def test_a_run_passes_in_float64_under_all_three(tmp_path, name):
     with switched(STRICT | {"jax_enable_x64": True}):
         result = train(dataclasses.replace(RUNS[name], run_dir=str(tmp_path / "run")))
+    assert result.step == 64
+    assert {leaf.dtype for leaf in jax.tree.leaves(result.state.actor.params)} == {np.dtype(np.float64)}
+
+
+@pytest.mark.parametrize(
+    "name", ["sac", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "ddpg", "td3"))]
+)
+def test_a_run_on_the_device_passes_in_float64_under_all_three(tmp_path, name):
+    """With noise that lasts, where there is noise."""
+    loop = {"num_steps": 16} if name == "ppo" else OFF | {"noise_correlation": 0.9}
+    where = {"env": "MountainCarContinuous-v0", "env_backend": "jax", "run_dir": str(tmp_path / "run")}
+    with switched(STRICT | {"jax_enable_x64": True}):
+        result = train(run_config(agent=INITS[name][1], **where, **loop, **COMMON))
     assert result.step == 64
     assert {leaf.dtype for leaf in jax.tree.leaves(result.state.actor.params)} == {np.dtype(np.float64)}
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from switches import STRICT, switched
 
 from jaxrl.envs.device_backends import BUILT_IN
 from jaxrl.envs.on_device import make_device_envs
@@ -52,6 +53,22 @@ def test_each_step_is_that_of_gymnasium(name):
     np.testing.assert_allclose(our_obs / scale, obs / scale, rtol=0, atol=ROUNDING)
     np.testing.assert_allclose(our_reward, reward, rtol=ROUNDING, atol=ROUNDING)
     np.testing.assert_array_equal(our_end, terminated)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_no_step_promotes_types_by_itself(name, wide):
+    """Nor does an action in a small type wrap around: MountainCar's 0 is a push to the left."""
+    with switched({"jax_enable_x64": wide}):
+        envs = make_device_envs(name, 3)
+        plain, small = (np.int32, np.uint8) if hasattr(envs.action_space, "n") else (np.float32, np.float32)
+        start, zeros = envs.reset(jax.random.key(0)), np.zeros((3, *envs.action_space.shape))
+        _, right = envs.step(start, zeros.astype(plain))
+        action = jax.device_put(zeros.astype(small))
+        with switched(STRICT):
+            _, found = jax.jit(envs.step)(start, action)
+        assert found.next_obs.dtype == (np.float64 if wide else np.float32)
+        np.testing.assert_allclose(found.next_obs, right.next_obs, rtol=1e-6)
 
 
 def test_a_task_that_is_a_little_different_does_not_pass():
