@@ -27,6 +27,7 @@ from jaxrl.algos.host import (
     squashed_gaussian,
 )
 from jaxrl.algos.matmul import joined_product, product
+from jaxrl.ops.arrays import common_type
 from jaxrl.ops.distributions import Categorical, Deterministic, DiagGaussian, MultiCategorical, TanhGaussian
 
 
@@ -42,7 +43,7 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         # Of a large rollout, `(T, N, S)`, XLA for CPUs takes up to seven times as long as of its rows, `(T * N, S)`. On
         # other devices it makes no difference, and there they may share the environments' axis.
-        axes = x.shape[:-1]
+        x, axes = _widened(x, self.dtype), x.shape[:-1]
         if len(axes) > 1 and jax.default_backend() == "cpu":
             x = x.reshape(-1, x.shape[-1])
         for width in self.hidden_sizes:
@@ -152,7 +153,7 @@ class DeterministicActor(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array) -> Deterministic:
-        x = obs
+        x = _widened(obs, self.dtype)
         for width in self.hidden_sizes:
             x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype)(x))
         unit = nn.tanh(_uniform_dense(len(self.low), x.shape[-1], self.dtype)(x))
@@ -173,7 +174,7 @@ class ActionValue(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, action: Array) -> Array:
-        x = obs
+        x, action = _widened(obs, self.dtype), _widened(action, self.dtype)
         for i, width in enumerate(self.hidden_sizes):
             if i == self.joins:
                 x = nn.relu(JoiningDense(width, self.dtype, name=f"Dense_{i}")(x, action))
@@ -193,7 +194,7 @@ class SquashedGaussianActor(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array) -> TanhGaussian:
-        x = obs
+        x = _widened(obs, self.dtype)
         for width in self.hidden_sizes:
             x = nn.relu(_uniform_dense(width, x.shape[-1], self.dtype)(x))
         outputs = _uniform_dense(2 * len(self.low), x.shape[-1], self.dtype)(x)
@@ -218,6 +219,13 @@ class JoiningDense(nn.Module):
         kernel = self.param("kernel", init, (fan_in, self.width), self.dtype)
         bias = self.param("bias", init, (self.width,), self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
         return joined_product(x, action, kernel) + bias
+
+
+def _widened(x: Array, dtype: Any) -> Array:
+    """`x` in the parameters' type, unless its own holds more. Flax does so, too, but where types are strict it refuses
+    observations of float32 for parameters of float64."""
+    x = jnp.asarray(x)
+    return x.astype(common_type(x.dtype, dtype))
 
 
 def _uniform_dense(width: int, fan_in: int, dtype: Any, name: str | None = None) -> nn.Dense:

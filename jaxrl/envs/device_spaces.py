@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxrl.data.spaces import Binary, OneHot, layout, layout_parts
 from jaxrl.errors import BadInput
+from jaxrl.ops.arrays import common_type
 
 
 def flatten_observations(space: spaces.Space, obs: Any, num_rows: int) -> Array:
@@ -71,8 +72,13 @@ def to_env_actions(space: spaces.Space, action: Array, num_rows: int) -> tuple[A
             action, jnp.asarray(space.low[None], action.dtype), jnp.asarray(space.high[None], action.dtype)
         )
     else:
-        low, high = (np.expand_dims(bound, 0) if np.ndim(bound) else bound for bound in whole_number_bounds(space))
-        fits = (action >= low) & (action <= high) & (action == jnp.floor(action))
+        # In a type that holds the bounds: 300 is no uint8, and no type is changed in passing.
+        wide = action.astype(common_type(action.dtype, np.int32))
+        low, high = (
+            np.asarray(bound, wide.dtype).reshape((1,) * (wide.ndim - np.ndim(bound)) + np.shape(bound))
+            for bound in whole_number_bounds(space)
+        )
+        fits = (wide >= low) & (wide <= high) & (wide == jnp.floor(wide))
     return action.astype(dtype), fits.reshape(num_rows, -1).all(1)
 
 

@@ -87,7 +87,7 @@ class DiagGaussian:
         return self.from_noise(jax.random.normal(key, mean.shape, mean.dtype))
 
     def from_noise(self, noise: Any) -> Any:
-        """The action that this noise draws, `m + s * noise`, typed and shaped as the mean; in NumPy if the noise is."""
+        """The action that this noise draws, `m + s * noise`, shaped as the mean; in NumPy if the noise is."""
         if isinstance(noise, np.ndarray):
             return HostGaussian(on_host(self.mean), on_host(self.log_std)).from_noise(noise)
         return self.mean + jnp.exp(self.log_std) * noise.astype(self.mean.dtype)

@@ -77,12 +77,13 @@ def collect(parts: Sequence[Part], so_far: bool = False) -> list[dict[str, Any]]
     return sorted(rows, key=lambda row: (-order[row["env"], row["variant"]], row["seed"], int(row["step"])))
 
 
-def origins(parts: Sequence[Part], so_far: bool = False) -> list[dict[str, Any]]:
-    """Where the numbers of the runs that `collect` takes come from: each commit, machine and set of versions once, and
-    how many runs are of it."""
+def origins(parts: Sequence[Part], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where the evaluations that `collect` took come from: each commit, machine and set of versions once, and how many
+    runs are of it."""
+    taken = {(row["env"], row["variant"], row["seed"]) for row in rows}
     found: Counter[str] = Counter()
-    for part in [part for part in parts if part.done or so_far]:
-        with contextlib.suppress(OSError, ValueError):  # It has not begun, or its folder is damaged.
+    for part in [part for part in parts if (part.task, part.variant, part.seed) in taken]:
+        with contextlib.suppress(OSError, ValueError):  # Its folder is damaged.
             about = json.loads((part.folder / "config.json").read_text())
             found[json.dumps({name: about.get(name) for name in ORIGIN})] += 1
     return [{"runs": count} | json.loads(origin) for origin, count in found.items()]
@@ -141,7 +142,7 @@ def _main(argv: Sequence[str] | None, prog: str | None) -> int:
                     wrong = on_machine.run_all(waiting, max(1, int(cores / study["cores"])), yielding)
         rows = collect(parts, given.so_far)
         if rows:
-            write(rows, study, origins(parts, given.so_far))
+            write(rows, study, origins(parts, rows))
         elif not wrong:
             raise Mistake("none of its runs has been evaluated yet")
     except Mistake as error:

@@ -107,8 +107,7 @@ def _empty_rollout(run: RunConfig, state: Any, envs: Envs) -> Transition:
     """Arrays `(T, N)` for what the environments give. They must fit into memory with the policy of each row, old and
     new, from which an update has its divergence; one step's may be too many already, so nothing is made before."""
     num_steps = run.loop.num_steps
-    with jax.numpy_dtype_promotion("standard"):  # float32 meets float64 under jax_enable_x64; an update converts it.
-        policy = jax.tree.leaves(jax.eval_shape(run.row.act, state, envs.obs))
+    policy = jax.tree.leaves(jax.eval_shape(run.row.act, state, envs.obs))
     row_bytes = 2 * envs.obs.nbytes + 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in policy) + 16 * envs.num_envs
     check_fits(f"a rollout of num_steps {num_steps:,} x num_envs {envs.num_envs:,}", num_steps * row_bytes)
     output = policy_of(state.actor, state.actor.params)(envs.obs)

@@ -61,7 +61,7 @@ def check_state(row: Algorithm, state: Any, obs: np.ndarray) -> None:
 
 def _check_act(row: Algorithm, state: Any, obs: np.ndarray) -> None:
     """Loops, evaluations and saved policies act with `state.actor`; `act` must be the same."""
-    wanted, found = as_policy(row.act(state, obs)), policy_of(state.actor, state.actor.params)(obs)
+    wanted, found = as_policy(row.act(state, jax.device_put(obs))), policy_of(state.actor, state.actor.params)(obs)
     same = _structure(wanted) == _structure(found) and all(
         np.allclose(one, other, rtol=1e-3, atol=1e-4)
         for one, other in zip(jax.tree.leaves(jax.device_get(wanted)), jax.tree.leaves(found), strict=True)
@@ -88,5 +88,5 @@ def _example(run: RunConfig, training: Training) -> Any:
         return training.rollout
     if run.row.loop == "off_policy":
         size = run.loop.batch_size
-        return jax.eval_shape(lambda replay, key: replay_sample(replay, key, size), training.replay, jax.random.key(0))
+        return jax.eval_shape(lambda replay: replay_sample(replay, jax.random.key(0), size), training.replay)
     return None

@@ -57,12 +57,15 @@ from jaxrl.algos.networks import (
     GaussianActor,
     MultiCategoricalActor,
     SquashedGaussianActor,
+    as_policy,
     host_policy,
 )
 from jaxrl.data.normalize import Moments, Normalizer, moments_init, moments_update, normalize_rollout, observer
 from jaxrl.data.spaces import flatten
 from jaxrl.ops.distributions import Categorical, DiagGaussian, MultiCategorical, TanhGaussian
 from jaxrl.ops.losses import clipped_value_loss, explained_variance, standardize, weighted_mean
+from jaxrl.runs.algorithms import find
+from jaxrl.runs.config import RunConfig
 from jaxrl.runs.streams import stream_key
 from jaxrl.storage.policy import save_policy
 from jaxrl.training.evaluate import evaluate
@@ -106,6 +109,7 @@ FULL = PPO.replace(
 )  # fmt: skip
 DDPG, TD3, SAC = (config(hidden_sizes=(4, 4)) for config in (DDPGConfig, TD3Config, SACConfig))
 INITS = {"ppo": (ppo_init, FULL), "ddpg": (ddpg_init, DDPG), "td3": (td3_init, TD3), "sac": (sac_init, SAC)}
+ACTS = {"ppo": ppo_act, "ddpg": ddpg_act, "td3": td3_act, "sac": sac_act}
 UPDATES = {"ppo": ppo_update, "ddpg": ddpg_update, "td3": td3_update, "sac": sac_update}
 
 
@@ -207,7 +211,7 @@ def test_a_kernel_makes_no_transfers_and_promotions_of_its_own(given, without, n
     assert bits(eager) == bits(debugged) == without(name, kernel)
 
 
-@pytest.mark.parametrize("name", ["gae", "clipped_surrogate", "standardize", "replay_add", "replay_sample", "ddpg_act"])
+@pytest.mark.parametrize("name", ["gae", "clipped_surrogate", "standardize", "replay_add", "replay_sample"])
 def test_a_kernel_passes_in_float64_under_all_three(given, name):
     with switched(STRICT | {"jax_enable_x64": True}):
         found = KERNELS[name](given)
@@ -216,13 +220,16 @@ def test_a_kernel_passes_in_float64_under_all_three(given, name):
 
 
 @pytest.mark.parametrize("name", UPDATES)
-def test_an_update_in_float64_takes_rows_of_float32_under_all_three(given, name):
-    """The rows are what every environment gives."""
+def test_a_policy_in_float64_acts_on_and_learns_from_float32_under_all_three(given, name):
+    """Observations and rows are what every environment gives."""
     init, config = INITS[name]
     rows = given["rollout" if name == "ppo" else "batch"]
     with switched(STRICT | {"jax_enable_x64": True}):
-        state, metrics = UPDATES[name](init(given["key"], config, OBS, BOX), rows)
+        state = init(given["key"], config, OBS, BOX)
+        policy = as_policy(ACTS[name](state, given["obs"]))
+        state, metrics = UPDATES[name](state, rows)
         metrics = jax.device_get(metrics)
+    assert policy.mode().dtype == np.float64
     assert {leaf.dtype for leaf in jax.tree.leaves(state.actor.params)} == {np.dtype(np.float64)}
     assert metrics["grad_norm_critic"] > 0 and metrics["skipped_updates"] == 0
 
@@ -422,6 +429,13 @@ def test_a_run_on_the_device_passes_in_float64_under_all_three(tmp_path, name):
         result = train(run_config(agent=INITS[name][1], **where, **loop, **COMMON))
     assert result.step == 64
     assert {leaf.dtype for leaf in jax.tree.leaves(result.state.actor.params)} == {np.dtype(np.float64)}
+
+
+def test_an_algorithm_of_ones_own_runs_in_float64_under_all_three(tmp_path):
+    mine = find("sac")._replace(name="mine")
+    run = RunConfig.of(mine, env=box, agent=SAC, run_dir=str(tmp_path / "run"), **OFF, **COMMON)
+    with switched(STRICT | {"jax_enable_x64": True}):
+        assert train(run, algorithm=mine).step == 64
 
 
 @pytest.mark.slow

@@ -58,17 +58,28 @@ def test_each_step_is_that_of_gymnasium(name):
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_no_step_promotes_types_by_itself(name, wide):
-    """Nor does an action in a small type wrap around: MountainCar's 0 is a push to the left."""
     with switched({"jax_enable_x64": wide}):
-        envs = make_device_envs(name, 3)
-        plain, small = (np.int32, np.uint8) if hasattr(envs.action_space, "n") else (np.float32, np.float32)
-        start, zeros = envs.reset(jax.random.key(0)), np.zeros((3, *envs.action_space.shape))
-        _, right = envs.step(start, zeros.astype(plain))
-        action = jax.device_put(zeros.astype(small))
+        env = BUILT_IN[name]()
+        state, _ = env.reset(jax.random.key(0))
+        action = jax.device_put(np.zeros(env.action_space.shape, env.action_space.dtype))
         with switched(STRICT):
-            _, found = jax.jit(envs.step)(start, action)
-        assert found.next_obs.dtype == (np.float64 if wide else np.float32)
-        np.testing.assert_allclose(found.next_obs, right.next_obs, rtol=1e-6)
+            _, found, reward, _ = jax.jit(env.step)(state, action, None)
+        _, right, *_ = env.step(state, action, None)
+    assert found.dtype == (np.float64 if wide else np.float32) and jnp.ndim(reward) == 0
+    np.testing.assert_allclose(found, right, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_an_action_may_be_of_any_type(name):
+    """MountainCar's 0 is a push to the left. In eight bits without a sign, 0 - 1 would be a long way to the right."""
+    env = BUILT_IN[name]()
+    state, _ = env.reset(jax.random.key(0))
+    for number in (0, 1):
+        plain = np.full(env.action_space.shape, number, env.action_space.dtype)
+        _, right, *_ = env.step(state, plain, None)
+        for action in (plain.tolist(), plain.astype(np.uint8), plain.astype(np.float32), jnp.asarray(plain, jnp.uint8)):
+            _, found, *_ = env.step(state, action, None)
+            np.testing.assert_array_equal(found, right)
 
 
 def test_a_task_that_is_a_little_different_does_not_pass():

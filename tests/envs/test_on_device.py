@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from device_tasks import SCRIPTS, WITH_FAULTS, EndlessOnDevice, Noisy, ScriptedOnDevice, ScriptedOnHost
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from switches import STRICT, switched
 
 from jaxrl import PPOConfig, Transition, behaviour_policy, ppo_init, ppo_update
+from jaxrl.envs.device_spaces import to_env_actions
 from jaxrl.envs.episodes import DEFAULT_MAX_STEPS
 from jaxrl.envs.evaluate_on_device import evaluate_on_device
 from jaxrl.envs.make import make_envs
@@ -258,3 +261,22 @@ def test_ppo_values_the_infinite_horizon_task_at_50():
     value, skipped = value_of(False)
     assert abs(value - 50) < 1 and skipped == 0
     assert abs(value_of(True)[0] - 50) > 10
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64, np.float32])
+def test_actions_of_any_type_are_held_against_whole_bounds(dtype, wide):
+    """299 is no number of eight bits, and types are not changed in passing."""
+    cases = [
+        (spaces.Discrete(300, start=-1), [0, 100], [True, True]),
+        (spaces.MultiDiscrete([2, 300]), [[1, 100], [2, 3]], [True, False]),
+        (spaces.MultiBinary(2), [[1, 0], [2, 0]], [True, False]),
+    ]
+    for space, action, expected in cases:
+        with switched({"jax_enable_x64": wide}):
+            given = jax.device_put(np.array(action, dtype))
+            with switched(STRICT):
+                found, fits = jax.jit(lambda action, space=space: to_env_actions(space, action, 2))(given)
+        assert found.dtype == (space.dtype if wide or space.dtype.itemsize < 8 else np.int32)
+        np.testing.assert_array_equal(found, action)
+        np.testing.assert_array_equal(fits, expected)

@@ -328,9 +328,14 @@ def test_what_there_is_so_far_can_be_seen(tmp_path):
     (of := folder / "runs/studies/small/CartPole-v1/clip-0.2/seed-1").mkdir(parents=True)
     head = "step,mean_return,std_return,min_return,max_return,episodes,wall_time\n"
     (of / "evaluations.csv").write_text(head + "0,9.5,1,8,10,2,0.1\n500,20.25,1,8,10,2,0.2\n1000,30")  # Being written.
+    (begun := of.parent / "seed-0").mkdir()
+    (of / "config.json").write_text('{"commit": "1234abc"}')
+    (begun / "config.json").write_text('{"commit": "5678def"}')  # It has no evaluation yet.
     code, out, err = so_far(folder)
     assert (code, err) == (0, "")
     assert "| CartPole-v1 | clip 0.2 | 1 | 500 | 20.2 |" in out
+    [origin] = json.loads((folder / "found/small.json").read_text())["origins"]
+    assert (origin["runs"], origin["commit"], origin["machine"]) == (1, "1234abc", None)
     assert [(row["seed"], row["step"], row["mean_return"]) for row in rows(folder)] == [
         ("1", "0", "9.5"), ("1", "500", "20.25"),
     ]  # fmt: skip

@@ -37,7 +37,7 @@ class Acrobot:
 
     def step(self, state: Array, action: Array, key: Array) -> tuple[Array, Array, Array, Array]:
         """One Runge-Kutta step of 0.2 s under a torque of -1, 0 or 1 N m. Reward -1 until the end is up, then 0."""
-        angles, speeds = jnp.split(_runge_kutta(state, action.astype(state.dtype) - 1), 2)
+        angles, speeds = jnp.split(_runge_kutta(state, jnp.asarray(action, state.dtype) - 1), 2)
         turns = jnp.where(jnp.abs(angles) > math.pi, jnp.round(angles / (2 * math.pi)), 0)
         angles = angles - 2 * math.pi * turns
         state = jnp.concatenate([angles, jnp.clip(speeds, -np.array(MAX_SPEEDS), np.array(MAX_SPEEDS))])

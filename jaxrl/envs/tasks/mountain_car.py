@@ -33,7 +33,7 @@ class MountainCar:
 
     def step(self, state: Array, action: Array, key: Array) -> tuple[Array, Array, Any, Array]:
         """Reward -1, until the car is at 0.5 and does not roll back."""
-        state = _roll(state, 0.001 * (action.astype(state.dtype) - 1))
+        state = _roll(state, 0.001 * (jnp.asarray(action, state.dtype) - 1))
         return state, state, -1.0, _is_up(state, 0.5)
 
 
@@ -54,7 +54,7 @@ class MountainCarContinuous:
 
     def step(self, state: Array, action: Array, key: Array) -> tuple[Array, Array, Array, Array]:
         """Reward `-push^2 / 10`, and 100 when the car is at 0.45 and does not roll back."""
-        push = action[0].astype(state.dtype)
+        push = jnp.asarray(action[0], state.dtype)
         state = _roll(state, 0.0015 * push)
         is_up = _is_up(state, 0.45)
         return state, state, jnp.where(is_up, 100.0, 0.0) - 0.1 * jnp.square(push), is_up

@@ -36,7 +36,7 @@ class Pendulum:
         [-pi, pi]. It never terminates."""
         theta, theta_dot = state
         theta = (theta + math.pi) % (2 * math.pi) - math.pi  # So float32 stays exact, however often it turns over.
-        torque = action[0].astype(theta.dtype)
+        torque = jnp.asarray(action[0], theta.dtype)
         cost = jnp.square(theta) + 0.1 * jnp.square(theta_dot) + 0.001 * jnp.square(torque)
         acceleration = 3 * GRAVITY / (2 * LENGTH) * jnp.sin(theta) + 3 / (MASS * LENGTH**2) * torque
         theta_dot = jnp.clip(theta_dot + TAU * acceleration, -MAX_SPEED, MAX_SPEED)
