@@ -17,6 +17,6 @@ def on_host(x: Array | np.ndarray) -> np.ndarray:
 
 
 def common_type(dtype: DTypeLike, other: DTypeLike) -> np.dtype:
-    """The smallest type that holds both, also under `jax_numpy_dtype_promotion=strict`: it is asked for by name."""
+    """The type in which JAX computes with both, also where `jax_numpy_dtype_promotion=strict` forbids to choose one."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(dtype, other)
